@@ -1,0 +1,29 @@
+"""kitune: fine-tune pretrained text encoders on your own data."""
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from kitune.errors import UserError
+    from kitune.finetune import Run, train
+    from kitune.predict import Model, load
+
+__all__ = ["Model", "Run", "UserError", "__version__", "load", "train"]
+
+_HOMES = {
+    "Run": "kitune.finetune",
+    "train": "kitune.finetune",
+    "Model": "kitune.predict",
+    "load": "kitune.predict",
+    "UserError": "kitune.errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used: `kitune --help` must not wait for torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'kitune' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_HOMES[name]), name)

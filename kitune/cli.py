@@ -1,0 +1,132 @@
+"""The command line. Everything heavy is imported by the command that needs it, so that --help answers at once."""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kitune.errors import UserError
+
+app = typer.Typer(
+    name="kitune",
+    help="Fine-tune pretrained text encoders on your own data.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Data = Annotated[str, typer.Argument(metavar="DATA", help="A .csv, .tsv, .jsonl or .parquet file.")]
+Out = Annotated[Path | None, typer.Option("--out", help="The file to write: .csv .tsv .jsonl .parquet.")]
+Which = Annotated[str, typer.Option("--which", help="best or last.")]
+
+
+@app.command(no_args_is_help=True)
+def train(
+    data: Annotated[str | None, typer.Argument(metavar="[DATA]", help="The rows to learn from.")] = None,
+    model: Annotated[str | None, typer.Option("--model", help="starter, a folder, a run, or a hub name.")] = None,
+    out: Annotated[str | None, typer.Option("--out", help="The new run's folder; without it, one under runs/.")] = None,
+    text: Annotated[list[str] | None, typer.Option("--text", help="Text column; twice for a pair.")] = None,
+    label: Annotated[str | None, typer.Option("--label", help="Label column.")] = None,
+    task: Annotated[str | None, typer.Option("--task", help="single-label, multi-label or regression.")] = None,
+    valid: Annotated[str | None, typer.Option("--valid", help="Rows that choose the best weights.")] = None,
+    test: Annotated[str | None, typer.Option("--test", help="Rows that are scored once, at the end.")] = None,
+    group: Annotated[
+        str | None, typer.Option("--group", help="Column whose groups stay on one side of a split.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option("--limit", help="At most so many rows of each part: a trial run.")
+    ] = None,
+    resume: Annotated[str | None, typer.Option("--resume", metavar="RUN", help="Go on with a run.")] = None,
+    config: Annotated[Path | None, typer.Option("--config", help="A YAML file with options.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any option.")] = None,
+    options: Annotated[bool, typer.Option("--options", help="List every option, and stop.")] = False,
+) -> None:
+    """Fine-tune a model on DATA, or go on with --resume RUN."""
+    from kitune.config import describe_options, parse_set
+
+    if options:
+        print(describe_options())
+        return
+    if resume is not None and out is not None:
+        raise UserError("--resume goes on in the run's own folder; --out is for a new run", fix="leave one of them out")
+    from kitune.finetune import train as train_on
+
+    named = {"data.group": group, "data.limit": limit}
+    told = {name: value for name, value in named.items() if value is not None} | parse_set(set_ or [])
+    train_on(
+        data,
+        model=model,
+        out=out,
+        valid=valid,
+        test=test,
+        text=text or None,
+        label=label,
+        task=task,  # type: ignore[arg-type]
+        config=config,
+        options=told,
+        resume=resume,
+    )
+
+
+@app.command(no_args_is_help=True)
+def evaluate(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run, or any classification folder or hub name.")],
+    data: Data,
+    label: Annotated[str | None, typer.Option("--label", help="Label column.")] = None,
+    which: Which = "best",
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Score a run on labelled rows."""
+    from json import dumps
+
+    from kitune.predict import load
+
+    metrics = load(run, which=part(which)).evaluate(data, label=label)
+    print(dumps(metrics, indent=2) if json else "\n".join(f"{name:<16} {value:.4f}" for name, value in metrics.items()))
+
+
+@app.command(no_args_is_help=True)
+def predict(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="A run, or any classification folder or hub name.")],
+    data: Annotated[str, typer.Argument(metavar="DATA", help="A file, or - for standard input.")],
+    out: Out = None,
+    columns: Annotated[list[str] | None, typer.Option("--keep", help="Column to keep beside the answers.")] = None,
+    probabilities: Annotated[bool, typer.Option("--probabilities", help="Each label's probability.")] = False,
+    which: Which = "best",
+    precision: Annotated[str, typer.Option("--precision", help="fp32, bf16 or fp16.")] = "fp32",
+) -> None:
+    """Answer each row of DATA, in its order; without --out the answers are printed as CSV."""
+    from kitune.data.read import read_stream, read_table
+    from kitune.predict import load, predict_file, require_new_file
+
+    if out is not None:
+        require_new_file(out)  # before anything is computed
+    model = load(run, which=part(which), precision=precision)  # type: ignore[arg-type]
+    table = read_stream(sys.stdin, model.text or ("text",)) if data == "-" else read_table(data)
+    rows = predict_file(model, table, out, columns=columns or (), probabilities=probabilities)
+    if out is not None:
+        print(f"{rows:,} rows in {out}", file=sys.stderr)
+
+
+def part(which: str) -> str:
+    """`which`, if it is a part of a run that holds a model."""
+    if which not in {"best", "last"}:
+        raise UserError(f"--which {which}: a run has best and last", fix="--which best")
+    return which
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command; a mistake that can be mended ends in a sentence and exit code 2."""
+    try:
+        app(args=arguments, standalone_mode=True)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt as stopped:
+        hint = f"; go on with {stopped}" if str(stopped) else ""
+        print(f"interrupted{hint}", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        sys.exit(141)

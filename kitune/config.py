@@ -1,0 +1,300 @@
+"""Every option of a run: one tree of frozen models. The YAML file, `--set` and the docs all read names and defaults here."""
+
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from kitune.errors import UserError
+
+Auto = Literal["auto"]
+TaskName = Literal["single-label", "multi-label", "regression"]
+Precision = Literal["fp32", "bf16", "fp16"]
+ScheduleName = Literal[
+    "linear",
+    "cosine",
+    "cosine_with_restarts",
+    "polynomial",
+    "constant",
+    "constant_with_warmup",
+    "inverse_sqrt",
+    "cosine_with_min_lr",
+    "cosine_warmup_with_min_lr",
+    "warmup_stable_decay",
+]
+MetricName = Literal[
+    "loss", "accuracy", "macro_f1", "f1", "mcc", "micro_f1", "subset_accuracy", "pearson", "spearman", "rmse", "mae"
+]
+
+
+class Options(BaseModel):
+    """A frozen group of options; a name that it does not know is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+class DataOptions(Options):
+    """Where the rows are and what their columns mean."""
+
+    train: str | None = Field(None, description="File with the rows to learn from.")
+    valid: str | None = Field(
+        None, description="File that chooses the best weights; without it a part of train is split off."
+    )
+    test: str | None = Field(None, description="File that is scored once, at the end, and chooses nothing.")
+    text: tuple[str, ...] | None = Field(
+        None, min_length=1, max_length=2, description="One text column, or two for a pair; guessed where not given."
+    )
+    label: str | None = Field(None, description="The label column; guessed where not given.")
+    id: str | None = Field(None, description="A column that names a row; kept beside its predictions.")
+    weight: str | None = Field(None, description="A column with each row's weight in the loss, 0 or more.")
+    group: str | None = Field(
+        None, description="Rows of one group (one customer) never stand on both sides of a split."
+    )
+    labels: tuple[str, ...] | None = Field(
+        None, min_length=1, description="Label names in order; a label that is a number may then be a position in it."
+    )
+    label_separator: str | Auto = Field("auto", description="What parts the labels of one row in a multi-label file.")
+    valid_share: float = Field(
+        0.1, gt=0, lt=1, description="Share of train that is split off where valid is not given."
+    )
+    limit: int | None = Field(
+        None, ge=2, description="At most so many rows of each part: a trial run, stratified and seeded."
+    )
+    max_length: int | Auto = Field("auto", description="Tokens a text (or pair) may have; what is longer is cut.")
+    encoding: str = Field(
+        "utf-8-sig", description="Encoding of the text files; the default reads UTF-8 with and without a BOM."
+    )
+
+
+class TrainOptions(Options):
+    """How the network learns."""
+
+    seed: int = Field(1, ge=0, description="Decides the split, the new head, the order of rows and dropout.")
+    epochs: int | Auto = Field("auto", description="Passes over the training rows; 0 only writes the untrained model.")
+    learning_rate: float | Auto = Field("auto", description="Peak learning rate, reached at the end of warm-up.")
+    resume_learning_rate: float | Auto = Field(
+        "auto", description="Peak rate of the epochs that a finished run gets on top; auto: half of learning_rate."
+    )
+    batch_rows: int | Auto = Field(
+        "auto", description="Rows of one optimizer step, over all micro-batches and processes."
+    )
+    batch_tokens: int | None = Field(
+        None, ge=1, description="Instead of batch_rows: tokens of one optimizer step, padding counted."
+    )
+    accumulation: int = Field(1, ge=1, description="Micro-batches into which each process cuts its part of a step.")
+    sampler: Literal["bucketed", "random"] = Field("bucketed", description="Rows of like length together, or any rows.")
+    schedule: ScheduleName = Field(
+        "linear", description="Course of the learning rate after warm-up; names as in transformers."
+    )
+    schedule_options: dict[str, float | str] = Field(
+        default_factory=dict,
+        description="What transformers calls lr_scheduler_kwargs: num_cycles, min_lr_rate, power, ...",
+    )
+    warmup_share: float = Field(0.06, ge=0, lt=1, description="Share of all optimizer steps spent warming up.")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW's decay of matrices; biases and norms have none.")
+    beta1: float = Field(0.9, ge=0, lt=1, description="AdamW: decay of the first moment.")
+    beta2: float = Field(0.999, ge=0, lt=1, description="AdamW: decay of the second moment.")
+    epsilon: float = Field(1e-8, gt=0, description="AdamW: added to the root of the second moment.")
+    clip: float | None = Field(1.0, gt=0, description="Largest norm of all gradients together; null: no clipping.")
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="Share of the target spread over all labels (single-label)."
+    )
+    class_weights: Literal["auto"] | dict[str, float] | None = Field(
+        None, description="Weight of each label by name; auto: inverse to its frequency (single-label)."
+    )
+    dropout: float | None = Field(None, ge=0, lt=1, description="Every dropout of the model; null: as its config says.")
+    patience: int | Auto | None = Field(
+        "auto", description="Evaluations without a better score before it stops; null: never."
+    )
+    best_metric: MetricName | Auto = Field("auto", description="The metric on valid that chooses best/.")
+    evaluate_every: Literal["epoch"] | int = Field(
+        "epoch", description="Evaluate after each epoch or after so many steps."
+    )
+    checkpoint_every: Literal["epoch"] | int = Field(
+        "epoch", description="Checkpoint after each epoch and every n steps."
+    )
+
+    @model_validator(mode="after")
+    def _numbers_in_range(self) -> Self:
+        lowest = {"epochs": 0, "batch_rows": 1, "evaluate_every": 1, "checkpoint_every": 1, "patience": 1}
+        for name, least in lowest.items():
+            value = getattr(self, name)
+            if isinstance(value, int) and value < least:
+                raise ValueError(f"{name} is {value}; the least is {least}")
+        for name in ("learning_rate", "resume_learning_rate"):
+            value = getattr(self, name)
+            if isinstance(value, float) and not 0 < value < 1:
+                raise ValueError(f"{name} is {value}; it lies between 0 and 1")
+        return self
+
+
+class EngineOptions(Options):
+    """What the machine does; none of it changes the mathematics, but for rounding."""
+
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the network runs.")
+    precision: Precision | Auto = Field("auto", description="Of forward and backward; master weights are always fp32.")
+    threads: int | Auto = Field("auto", description="CPU threads of each process.")
+    deterministic: bool = Field(False, description="On CUDA: only kernels that give the same bits again.")
+    gradient_checkpointing: bool = Field(False, description="Less memory for a second forward of each layer.")
+    keep_checkpoints: int = Field(2, ge=1, description="The newest checkpoints that are kept.")
+    log_every: int = Field(1, ge=1, description="A line in events.jsonl every so many steps.")
+    cache: bool = Field(
+        True, description="Keep token ids under HF_HOME, so that the next run on these rows starts at once."
+    )
+
+
+class RunOptions(Options):
+    """All options of one training."""
+
+    model: str = Field("starter", description="`starter`, a folder, an earlier run, or a hub name.")
+    revision: str | None = Field(None, description="Branch, tag or commit of a hub model.")
+    task: TaskName | Auto = Field("auto", description="Guessed from the label column where not given.")
+    data: DataOptions = Field(default_factory=lambda: DataOptions())
+    train: TrainOptions = Field(default_factory=lambda: TrainOptions())
+    engine: EngineOptions = Field(default_factory=lambda: EngineOptions())
+
+
+# What may differ between a run and its resumption: the end of the training, and where it runs.
+FREE_AT_RESUME = frozenset(
+    {
+        "train.epochs",
+        "train.resume_learning_rate",
+        "engine.device",
+        "engine.threads",
+        "engine.keep_checkpoints",
+        "engine.cache",
+    }
+)
+
+
+def option_names(model: type[Options] = RunOptions, prefix: str = "") -> Iterator[str]:
+    """Every option as `section.key`."""
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Options):
+            yield from option_names(field.annotation, f"{prefix}{name}.")
+        else:
+            yield prefix + name
+
+
+def flat(options: Options, prefix: str = "") -> dict[str, Any]:
+    """`section.key` -> value."""
+    values: dict[str, Any] = {}
+    for name in type(options).model_fields:
+        value = getattr(options, name)
+        values |= flat(value, f"{prefix}{name}.") if isinstance(value, Options) else {prefix + name: value}
+    return values
+
+
+def with_values(options: RunOptions, values: Mapping[str, Any], *, where: str = "--set") -> RunOptions:
+    """`options` with the values of `section.key` names replaced, checked as a whole."""
+    tree = options.model_dump()
+    known = list(option_names())
+    for name, value in values.items():
+        if name not in known:
+            raise unknown_option(name, known, where)
+        *sections, key = name.split(".")
+        branch = tree
+        for section in sections:
+            branch = branch[section]
+        branch[key] = value
+    return checked(tree, where)
+
+
+def unknown_option(name: str, known: Sequence[str], where: str) -> UserError:
+    """The error for a misspelt option, with the nearest names: by the whole name, or by its last part."""
+    last = {option.rpartition(".")[2]: option for option in known}
+    near = difflib.get_close_matches(name, known, n=1) or [
+        last[key] for key in difflib.get_close_matches(name.rpartition(".")[2], list(last), n=1)
+    ]
+    fix = f"did you mean {near[0]}?" if near else "kitune train --options lists every option"
+    return UserError(f"{where}: there is no option {name!r}", fix=fix)
+
+
+def checked(tree: Mapping[str, Any], where: str) -> RunOptions:
+    """`tree` as `RunOptions`; a value that does not fit is named with its option."""
+    try:
+        return RunOptions.model_validate(tree)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(
+            str(part) for part in first["loc"] if str(part) in " ".join(option_names()).replace(".", " ").split()
+        )
+        if first["type"] == "extra_forbidden":
+            raise unknown_option(".".join(map(str, first["loc"])), list(option_names()), where) from None
+        reason = first["msg"].removeprefix("Value error, ")
+        raise UserError(
+            f"{where}: {name or 'the options'}: {reason} (given: {first['input']!r})"
+            if not isinstance(first["input"], Mapping)
+            else f"{where}: {name or 'the options'}: {reason}",
+            fix="kitune train --options shows each option with its type, range and default",
+        ) from None
+
+
+def parse_set(words: Sequence[str]) -> dict[str, Any]:
+    """`["train.epochs=3", "data.labels=[a, b]"]` -> values by name; a value is read as YAML."""
+    values: dict[str, Any] = {}
+    for word in words:
+        name, equals, text = word.partition("=")
+        if not equals:
+            raise UserError(f"--set {word}: it has no '='", fix="write it as --set section.key=value")
+        try:
+            value = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise UserError(
+                f"--set {name}: {text!r} is not a value", fix="quote it: --set 'section.key=\"value\"'"
+            ) from None
+        # YAML 1.1 reads 5e-5 as a string, for want of a dot.
+        values[name.strip()] = as_number(value) if isinstance(value, str) else value
+    return values
+
+
+def as_number(text: str) -> float | str:
+    """`text` as a float where it is written as one, else as it is."""
+    try:
+        return float(text) if text[:1] in "+-.0123456789" else text
+    except ValueError:
+        return text
+
+
+def load_yaml(path: Path) -> RunOptions:
+    """The options in a YAML file; what it leaves out has its default."""
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such file", fix="give the path of a run.yaml") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}", fix="correct that place") from None
+    if not isinstance(tree, dict):
+        raise UserError(f"{path}: not a table of options", fix="write it as 'train: {epochs: 3}'")
+    return checked(tree, str(path))
+
+
+def dump_yaml(options: RunOptions) -> str:
+    """`options` as the text of a run.yaml."""
+    return yaml.safe_dump(options.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def describe_options() -> str:
+    """A line an option: name, type, default and what it does; what `kitune train --options` prints."""
+    defaults = flat(RunOptions())
+    lines = []
+    for name, text in _descriptions(RunOptions):
+        lines.append(
+            f"{name} = {yaml.safe_dump(_plain(defaults[name]), default_flow_style=True).splitlines()[0]}\n    {text}"
+        )
+    return "\n".join(lines)
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _descriptions(model: type[Options], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for name, field in model.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, Options):
+            yield from _descriptions(field.annotation, f"{prefix}{name}.")
+        else:
+            yield prefix + name, field.description or ""

@@ -1,0 +1,160 @@
+"""Which column is what: told by the user, or guessed aloud."""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from kitune.config import DataOptions
+from kitune.data.table import Table
+from kitune.errors import UserError, command
+
+# Pairs as the well-known data sets name them.
+PAIR_NAMES = (
+    ("sentence1", "sentence2"),
+    ("question1", "question2"),
+    ("premise", "hypothesis"),
+    ("question", "sentence"),
+    ("text_a", "text_b"),
+    ("text1", "text2"),
+    ("query", "passage"),
+    ("#1 String", "#2 String"),
+)
+TEXT_NAMES = (
+    "text",
+    "sentence",
+    "review",
+    "document",
+    "content",
+    "comment",
+    "body",
+    "message",
+    "question",
+    "title",
+    "テキスト",
+)
+LABEL_NAMES = (
+    "label",
+    "labels",
+    "category",
+    "class",
+    "intent",
+    "target",
+    "sentiment",
+    "score",
+    "rating",
+    "stars",
+    "quality",
+)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The part that each column plays."""
+
+    text: tuple[str, ...]
+    label: str | None
+    id: str | None = None
+    weight: str | None = None
+    group: str | None = None
+
+    @property
+    def used(self) -> list[str]:
+        """Every column that has a part, once."""
+        return list(dict.fromkeys(name for name in (*self.text, self.label, self.id, self.weight, self.group) if name))
+
+
+def choose_columns(table: Table, options: DataOptions) -> tuple[Columns, list[str]]:
+    """The columns of a training table.
+
+    Returns:
+        The columns, and a sentence for each that was guessed.
+
+    Raises:
+        UserError: a named column is not there, or nothing can be guessed.
+    """
+    named = [*(options.text or ()), options.label, options.id, options.weight, options.group]
+    require_columns(table, [name for name in named if name])
+    said = []
+    label = options.label or guess_label(table, options.text or ())
+    if not options.label:
+        said.append(f"label column: {label}")
+    text = options.text or guess_text(table, {label, options.id, options.weight, options.group})
+    if not options.text:
+        said.append(f"text column{'s' if len(text) > 1 else ''}: {' and '.join(text)}")
+    if len(set(text)) < len(text) or label in text:
+        raise UserError(
+            f"{table.source}: column {label if label in text else text[0]!r} has two parts",
+            fix="give each of --text and --label a column of its own",
+        )
+    return Columns(text, label, options.id, options.weight, options.group), said
+
+
+def require_columns(table: Table, names: Sequence[str]) -> None:
+    """Refuse a name that `table` lacks, with the nearest that it has."""
+    for name in names:
+        if name not in table.columns:
+            near = difflib.get_close_matches(name, table.columns, n=1)
+            listed = ", ".join(table.columns[:12])
+            raise UserError(
+                f"{table.source}: there is no column {name!r}; there are {listed}",
+                fix=f"did you mean {near[0]!r}?" if near else "name one of these with --text or --label",
+            )
+
+
+def guess_label(table: Table, text: Sequence[str]) -> str:
+    """A column with a label's name, else the one whose values repeat most."""
+    by_name = {name.strip().lower(): name for name in table.columns if name not in text}
+    for name in LABEL_NAMES:
+        if name in by_name:
+            return by_name[name]
+    repeats = {
+        name: len(set(map(str, table.values(name)))) for name in table.columns if name not in text and name.strip()
+    }
+    few = {name: count for name, count in repeats.items() if 1 < count <= max(2, min(200, len(table) // 4))}
+    if len(few) != 1:
+        raise UserError(
+            f"{table.source}: no column is clearly the label; there are {', '.join(table.columns[:12])}",
+            fix="name it: --label COLUMN",
+        )
+    return next(iter(few))
+
+
+def guess_text(table: Table, taken: set[str | None]) -> tuple[str, ...]:
+    """A known pair of names, a known single name, else the column with the longest strings."""
+    free = [name for name in table.columns if name not in taken and is_text(table, name)]
+    by_name = {name.strip().lower(): name for name in free}
+    for first, second in PAIR_NAMES:
+        if first.lower() in by_name and second.lower() in by_name:
+            return by_name[first.lower()], by_name[second.lower()]
+    for name in TEXT_NAMES:
+        if name in by_name:
+            return (by_name[name],)
+    if not free:
+        raise UserError(
+            f"{table.source}: no column holds text; there are {', '.join(table.columns[:12])}",
+            fix="name it: --text COLUMN",
+        )
+    return (max(free, key=lambda name: sum(map(len, table.texts(name)))),)
+
+
+def is_text(table: Table, column: str) -> bool:
+    """Whether the column holds strings."""
+    kind: Any = table.data.schema.field(column).type
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def refuse_rows(table: Table, rows: Sequence[int], what: str, fix: str) -> None:
+    """Refuse a table because of `rows`, naming the first three."""
+    if rows:
+        places = "; ".join(table.where(row) for row in rows[:3])
+        more = f" and {len(rows) - 3:,} more" if len(rows) > 3 else ""
+        raise UserError(f"{places}{more}: {what}", fix=fix)
+
+
+def without_labels_fix(table: Table, column: str) -> str:
+    """How to drop the rows without a label, in a shell."""
+    script = f"import pandas as p; p.read_csv({table.source!r}).dropna(subset=[{column!r}]).to_csv('labelled.csv', index=False)"
+    return "label them, or drop them: " + command("python", "-c", script)

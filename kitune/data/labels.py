@@ -1,0 +1,186 @@
+"""Labels as data: which task they make, their names, and the arrays that a loss takes."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kitune.config import TaskName
+from kitune.data.columns import refuse_rows, without_labels_fix
+from kitune.data.table import Table
+from kitune.errors import UserError, command, numbered
+
+SEPARATORS = ("|", ";", ",")
+# Whole numbers with more distinct values than this are amounts, not classes.
+MOST_INTEGER_CLASSES = 100
+
+
+def guess_task(values: Sequence[Any]) -> tuple[TaskName, str]:
+    """The task that a label column makes, and why: for the sentence that is said."""
+    present = [value for value in values if value is not None and value != ""]
+    if any(isinstance(value, list | tuple) for value in present):
+        return "multi-label", "the labels are lists"
+    distinct = Counter(str(value) for value in present)
+    numbers = [number for number in map(number_in, distinct) if number is not None]
+    if present and len(numbers) == len(distinct):
+        if any(number != int(number) for number in numbers):
+            return "regression", "the labels are numbers with fractions"
+        if len(distinct) > MOST_INTEGER_CLASSES:
+            return "regression", f"the labels are {len(distinct):,} different whole numbers"
+    elif separator_of(list(distinct)):
+        return "multi-label", f"the labels are lists parted by {separator_of(list(distinct))!r}"
+    return "single-label", f"{len(distinct):,} different labels"
+
+
+def number_in(text: str) -> float | None:
+    """`text` as a finite number, else None."""
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def separator_of(labels: Sequence[str]) -> str | None:
+    """The sign that parts several labels in one cell: one whose parts also stand alone, or in other company."""
+    for separator in SEPARATORS:
+        joined = [label for label in labels if separator in label]
+        if not joined:
+            continue
+        parts = Counter(part.strip() for label in labels for part in label.split(separator))
+        # Labels like "Yes, gladly" have parts that occur nowhere else.
+        if all(parts[part.strip()] > 1 for label in joined for part in label.split(separator)):
+            return separator
+    return None
+
+
+def label_lists(values: Sequence[Any], separator: str) -> list[list[str]]:
+    """Each row's labels as strings; an empty cell is a row with none."""
+    if separator == "auto":
+        flat = sorted({value for value in values if isinstance(value, str)})
+        separator = separator_of(flat) or ","
+    lists = []
+    for value in values:
+        if value is None or value == "":
+            lists.append([])
+        elif isinstance(value, list | tuple):
+            lists.append([str(label) for label in value])
+        else:
+            lists.append([part.strip() for part in str(value).split(separator) if part.strip()])
+    return lists
+
+
+def label_names(task: TaskName, values: Sequence[Any], separator: str = "auto") -> tuple[str, ...]:
+    """The names that occur, numbers by size and words by code point; the names of a regression are not names."""
+    if task == "multi-label":
+        found = {label for labels in label_lists(values, separator) for label in labels}
+    else:
+        found = {str(value) for value in values if value is not None and value != ""}
+    return tuple(sorted(found, key=lambda name: (number_in(name) is None, number_in(name) or 0.0, name)))
+
+
+def require_learnable(table: Table, column: str, task: TaskName, names: Sequence[str]) -> None:
+    """Refuse what nothing can be learned from: no label at all, or a single class."""
+    if not names:
+        raise UserError(f"{table.source}: column {column!r} holds no label", fix="name the right one: --label COLUMN")
+    if len(names) == 1 and task == "single-label":
+        raise UserError(
+            f"{table.source}: every row has the label {names[0]!r} in column {column!r}, so there is nothing to tell apart",
+            fix="add rows of another class, or name another column: --label COLUMN",
+        )
+
+
+def label_array(
+    table: Table, column: str, task: TaskName, names: Sequence[str], *, separator: str = "auto"
+) -> NDArray[np.int64] | NDArray[np.float32]:
+    """The labels as the task's loss takes them.
+
+    Returns:
+        single-label: (rows,) int64 positions in `names`; multi-label: (rows, names) float32 of 0 and 1;
+        regression: (rows, 1) float32.
+
+    Raises:
+        UserError: a row has no label, or one that is not in `names`; with its line.
+    """
+    values = table.values(column)
+    if task == "multi-label":
+        positions = {name: i for i, name in enumerate(names)}
+        hot = np.zeros((len(values), len(names)), dtype=np.float32)
+        for row, labels in enumerate(label_lists(values, separator)):
+            for label in labels:
+                hot[row, position_of(label, positions, table, row, column)] = 1.0
+        return hot
+    empty = [row for row, value in enumerate(values) if value is None or str(value).strip() == ""]
+    refuse_rows(table, empty, f"no label in column {column!r}", without_labels_fix(table, column))
+    if task == "regression":
+        numbers = [number_in(str(value)) for value in values]
+        wrong = [row for row, number in enumerate(numbers) if number is None]
+        first = f"{values[wrong[0]]!r} in column {column!r} is no finite number" if wrong else ""
+        refuse_rows(table, wrong, first, "correct the rows, or train on classes: --task single-label")
+        return np.asarray(numbers, dtype=np.float32)[:, None]
+    positions = {name: i for i, name in enumerate(names)}
+    return np.fromiter(
+        (position_of(str(value), positions, table, row, column) for row, value in enumerate(values)),
+        np.int64,
+        len(values),
+    )
+
+
+def position_of(label: str, positions: dict[str, int], table: Table, row: int, column: str) -> int:
+    """The position of `label`: by name, or as a number among names that were told."""
+    if label in positions:
+        return positions[label]
+    number = number_in(label)
+    if number is not None and number == int(number) and 0 <= number < len(positions):
+        return int(number)
+    names = list(positions)
+    listed = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+    raise UserError(
+        f"{table.where(row)}: label {label!r} in column {column!r} is not among the "
+        f"{numbered(len(names), 'label')} ({listed})",
+        fix=f"correct the row, or tell all labels: {command('--set', 'data.labels=' + yaml_list([*names, label]))}",
+    )
+
+
+def yaml_list(names: Sequence[str]) -> str:
+    """`names` as a YAML list on one line."""
+    import json
+
+    return "[" + ", ".join(json.dumps(name, ensure_ascii=False) for name in names) + "]"
+
+
+def class_weights(
+    option: str | dict[str, float] | None, labels: NDArray[np.int64], names: Sequence[str]
+) -> list[float] | None:
+    """The weight of each class in the loss; `auto` is rows / (classes x rows of the class), as scikit-learn's `balanced`."""
+    if option is None:
+        return None
+    if option == "auto":
+        counts = np.bincount(labels, minlength=len(names))
+        return [float(len(labels) / (len(names) * count)) if count else 0.0 for count in counts]
+    assert isinstance(option, dict)
+    unknown = sorted(set(option) - set(names))
+    if unknown:
+        raise UserError(
+            f"train.class_weights: {unknown[0]!r} is not among the labels ({', '.join(names[:8])})",
+            fix="name labels of the data, or use --set train.class_weights=auto",
+        )
+    return [float(option.get(name, 1.0)) for name in names]
+
+
+def weight_array(table: Table, column: str | None) -> NDArray[np.float32] | None:
+    """Each row's weight in the loss, (rows,) float32."""
+    if column is None:
+        return None
+    numbers = [number_in(str(value)) for value in table.values(column)]
+    wrong = [row for row, number in enumerate(numbers) if number is None or number < 0]
+    refuse_rows(table, wrong, f"the weight in column {column!r} is not a number of 0 or more", "correct the rows")
+    weights = np.asarray(numbers, dtype=np.float32)
+    if not weights.any():
+        raise UserError(
+            f"{table.source}: every weight in column {column!r} is 0", fix="give some rows a weight above 0"
+        )
+    return weights

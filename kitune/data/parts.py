@@ -1,0 +1,128 @@
+"""The parts of a data set, train, valid and test: read, their columns and labels understood, one of them split off."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kitune.config import RunOptions, TaskName
+from kitune.data.columns import Columns, choose_columns, require_columns
+from kitune.data.labels import guess_task, label_array, label_names, require_learnable
+from kitune.data.read import Source, read_table
+from kitune.data.split import limit, split
+from kitune.data.table import Table
+from kitune.errors import UserError
+
+PARTS = ("train", "valid", "test")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a training learns from: the table of each part, their columns, task and label names."""
+
+    tables: Mapping[str, Table]
+    columns: Columns
+    task: TaskName
+    names: tuple[str, ...]
+    options: RunOptions
+
+    def labels(self, part: str) -> NDArray[np.int64] | NDArray[np.float32]:
+        """The labels of a part, as the loss takes them."""
+        assert self.columns.label is not None
+        separator = self.options.data.label_separator
+        return label_array(self.tables[part], self.columns.label, self.task, self.names, separator=separator)
+
+    def fingerprints(self) -> dict[str, str]:
+        """A name for the content of each part, whatever file it came in."""
+        return {part: table.fingerprint(self.columns.used) for part, table in self.tables.items()}
+
+
+def sources_by_part(data: Source, valid: Source, test: Source) -> dict[str, Source]:
+    """The source of each part that was given; a `DatasetDict` or a dict of tables holds several."""
+    parts: dict[str, Source] = {}
+    if isinstance(data, Mapping):
+        for name, part in (
+            ("train", "train"),
+            ("validation", "valid"),
+            ("valid", "valid"),
+            ("dev", "valid"),
+            ("test", "test"),
+        ):
+            if name in data:
+                parts.setdefault(part, data[name])
+        if "train" not in parts:
+            raise UserError(f"data: no part 'train' among {', '.join(map(str, data))}", fix="give data={'train': ...}")
+    elif data is not None:
+        parts["train"] = data
+    return parts | {name: source for name, source in (("valid", valid), ("test", test)) if source is not None}
+
+
+def read_parts(options: RunOptions, sources: Mapping[str, Source]) -> tuple[Parts, list[str]]:
+    """Read, choose columns, name labels, limit and split.
+
+    Returns:
+        What to learn from, and the sentences that say what was guessed.
+    """
+    named = {part: sources.get(part, getattr(options.data, part)) for part in PARTS}
+    if named["train"] is None:
+        raise UserError(
+            "there is no training data", fix="kitune train DATA, with a .csv, .tsv, .jsonl or .parquet file"
+        )
+    tables = {
+        part: read_table(source, encoding=options.data.encoding, name=part)
+        for part, source in named.items()
+        if source is not None
+    }
+    columns, said = choose_columns(tables["train"], options.data)
+    for table in tables.values():
+        require_columns(table, columns.used)
+    assert columns.label is not None
+    values = tables["train"].values(columns.label)
+    guessed, why = guess_task(values)
+    task = guessed if options.task == "auto" else options.task
+    if options.task == "auto":
+        said.append(f"task: {task} ({why})")
+    found = (columns.label,) if task == "regression" else label_names(task, values, options.data.label_separator)
+    names = options.data.labels if options.data.labels and task != "regression" else found
+    require_learnable(tables["train"], columns.label, task, found)
+    parts = limited(Parts(tables, columns, task, names, options))
+    if "valid" not in tables:
+        parts = with_valid(parts)
+        held_out, learned = len(parts.tables["valid"]), len(parts.tables["train"])
+        said.append(f"{held_out:,} of {held_out + learned:,} rows are held out to choose the best weights")
+    for part in parts.tables:
+        parts.labels(part)  # a label that is not known is refused now, with its line
+    if task != "regression":
+        said.append(f"labels: {', '.join(names[:8])}{f', ... ({len(names)} in all)' if len(names) > 8 else ''}")
+    return parts, said
+
+
+def limited(parts: Parts) -> Parts:
+    """At most `data.limit` rows of each part."""
+    most = parts.options.data.limit
+    if most is None:
+        return parts
+    seed = parts.options.train.seed
+    return replace(
+        parts, tables={part: table.take(limit(parts.labels(part), most, seed)) for part, table in parts.tables.items()}
+    )
+
+
+def with_valid(parts: Parts) -> Parts:
+    """A validation part cut from train."""
+    table, options = parts.tables["train"], parts.options
+    share, seed = options.data.valid_share, options.train.seed
+    kept, held_out = split(table, parts.columns, parts.labels("train"), valid_share=share, seed=seed)
+    tables = {"train": table.take(kept), "valid": table.take(held_out)}
+    return replace(parts, tables=tables | {part: parts.tables[part] for part in ("test",) if part in parts.tables})
+
+
+def label_shares(parts: Parts) -> list[float]:
+    """Share of each label in train; the mean score of a regression."""
+    labels = parts.labels("train")
+    if labels.ndim == 1:
+        return [
+            float(count) / len(labels) for count in np.bincount(labels.astype(np.int64), minlength=len(parts.names))
+        ]
+    return [float(share) for share in labels.mean(axis=0)]

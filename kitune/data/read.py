@@ -1,0 +1,274 @@
+"""One way in for every source: files by their ending, frames and lists as they are."""
+
+import csv
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from kitune.data.table import Table
+from kitune.errors import UserError, numbered
+
+# A path, a frame of pandas, polars or Arrow, a `datasets.Dataset`, or a list of dicts.
+Source: TypeAlias = Any
+
+# Rows that become one Arrow chunk: Python objects of the whole file never stand in memory at once.
+CHUNK_ROWS = 10_000
+
+
+def read_table(source: Source, *, encoding: str = "utf-8-sig", name: str = "data") -> Table:
+    """The rows of `source`, each with its place.
+
+    Text files give strings only (`NA`, `null` and `007` stay what they are); JSON lines and Parquet keep their types.
+
+    Args:
+        source: path of a .csv, .tsv, .jsonl or .parquet file, a frame, a `datasets.Dataset`, or a list of dicts.
+        encoding: of text files.
+        name: what messages call a source that is no file.
+
+    Raises:
+        UserError: the file is missing, not readable, ragged or empty; with file and line.
+    """
+    if isinstance(source, Table):
+        return source
+    table = read_file(Path(source), encoding) if isinstance(source, str | Path) else from_python(source, name)
+    if not len(table):
+        raise UserError(f"{table.source}: it has no rows", fix="give data with at least one row under the header")
+    return table
+
+
+def read_file(path: Path, encoding: str) -> Table:
+    """The table in a file, by its ending."""
+    if path.is_dir():
+        inside = sorted(child.name for child in path.iterdir() if child.suffix in READERS)
+        raise UserError(
+            f"{path}: a folder, not a file"
+            + (f"; it holds {', '.join(inside[:5])}" if inside else " and no data in it"),
+            fix=f"give one of its files: {path / inside[0]}"
+            if inside
+            else "give a .csv, .tsv, .jsonl or .parquet file",
+        )
+    if not path.exists():
+        raise UserError(f"{path}: there is no such file", fix=nearby_files(path))
+    reader = READERS.get(path.suffix.lower())
+    if reader is None:
+        raise UserError(
+            f"{path}: the ending {path.suffix or '(none)'} is not one that kitune reads",
+            fix=f"use {', '.join(READERS)}",
+        )
+    try:
+        return reader(path, encoding)
+    except PermissionError:
+        raise UserError(f"{path}: not readable by you", fix=f"chmod u+r {path}") from None
+    except UnicodeDecodeError as error:
+        raise not_encoded(path, encoding, error) from None
+    except LookupError:
+        raise UserError(f"data.encoding: {encoding!r} is no encoding", fix="--set data.encoding=utf-8") from None
+
+
+def nearby_files(path: Path) -> str:
+    """A hint at files of a like name."""
+    import difflib
+
+    folder = path.parent if path.parent.is_dir() else Path()
+    near = difflib.get_close_matches(path.name, [child.name for child in folder.iterdir()], n=1)
+    return f"did you mean {folder / near[0]}?" if near else f"check the path; the current folder is {Path.cwd()}"
+
+
+def not_encoded(path: Path, encoding: str, error: UnicodeDecodeError) -> UserError:
+    """The error for bytes that the encoding does not have, with the line they stand on."""
+    line = 0
+    for line, raw in enumerate(path.open("rb"), start=1):  # noqa: B007
+        try:
+            raw.decode(encoding)
+        except UnicodeDecodeError:
+            break
+    byte = error.object[error.start]
+    return UserError(
+        f"{path}, line {line}: byte 0x{byte:02x} is not {encoding.removesuffix('-sig').upper()}",
+        fix="name the file's encoding, for example --set data.encoding=cp932 (or euc-kr, gb18030, latin-1)",
+    )
+
+
+def read_delimited(path: Path, encoding: str, delimiter: str) -> Table:
+    """A CSV or TSV file with a header; every cell is a string."""
+    with path.open(encoding=encoding, newline="") as file:
+        return delimited_rows(file, str(path), delimiter)
+
+
+def delimited_rows(file: Iterable[str], source: str, delimiter: str) -> Table:
+    """Rows of a delimited text. A TSV is quoted only where its quotes enclose whole fields: bare ones are text."""
+    lines = iter(file)
+    if delimiter == "\t":
+        text = list(lines)
+        quoting = csv.QUOTE_MINIMAL if quotes_enclose_fields(text, delimiter) else csv.QUOTE_NONE
+        lines = iter(text)
+    else:
+        quoting = csv.QUOTE_MINIMAL
+    csv.field_size_limit(2**31 - 1)
+    reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)
+    try:
+        return assemble(numbered_rows(reader, source), source)
+    except csv.Error as error:
+        raise UserError(
+            f"{source}, line {reader.line_num}: {error}", fix='write a quote inside a quoted field twice: ""'
+        ) from None
+
+
+def quotes_enclose_fields(lines: Sequence[str], delimiter: str) -> bool:
+    """Whether the quotes in `lines` are quoting: each field that has one begins with it, and some field ends with one."""
+    fields = [field for line in lines if '"' in line for field in line.rstrip("\r\n").split(delimiter) if '"' in field]
+    if not any(field.startswith('"') and field.endswith('"') and len(field) > 1 for field in fields):
+        return False
+    # Inside quoting every inner quote is doubled; bare ones are not.
+    return all(field.count('"') % 2 == 0 and field.startswith('"') for field in fields)
+
+
+def numbered_rows(reader: Any, source: str) -> Iterator[tuple[int, dict[str, str]]]:
+    """(line on which the row begins, its cells) of a csv reader; refuses what is ragged."""
+    header = next(reader, None)
+    if not header or not any(name.strip() for name in header):
+        raise UserError(f"{source}: it is empty", fix="give a file with a header and rows")
+    doubled = {name for name in header if header.count(name) > 1}
+    if doubled:
+        raise UserError(
+            f"{source}, line 1: two columns are called {sorted(doubled)[0]!r}", fix="give each column a name of its own"
+        )
+    begin = reader.line_num + 1
+    for cells in reader:
+        if cells:  # an empty line is no row
+            if len(cells) != len(header):
+                raise UserError(
+                    f"{source}, line {begin}: {numbered(len(cells), 'field')} where the header has {len(header)}",
+                    fix="quote a field that holds the delimiter, or correct the row",
+                )
+            yield begin, dict(zip(header, cells, strict=True))
+        begin = reader.line_num + 1
+
+
+def read_json_lines(path: Path, encoding: str) -> Table:
+    """A file with one JSON object a line."""
+    with path.open(encoding=encoding) as file:
+        return json_rows(file, str(path))
+
+
+def json_rows(file: Iterable[str], source: str) -> Table:
+    """Rows of JSON lines."""
+
+    def rows() -> Iterator[tuple[int, dict[str, Any]]]:
+        for number, line in enumerate(file, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise UserError(f"{source}, line {number}: not JSON: {error.msg}", fix="correct the line") from None
+            if not isinstance(row, dict):
+                raise UserError(
+                    f"{source}, line {number}: not a JSON object", fix='write it as {"text": ..., "label": ...}'
+                )
+            yield number, row
+
+    return assemble(rows(), source)
+
+
+def read_parquet(path: Path, encoding: str) -> Table:
+    """A Parquet file."""
+    try:
+        return Table(pq.read_table(path), str(path))
+    except pa.ArrowInvalid as error:
+        raise UserError(f"{path}: not a whole Parquet file: {error}", fix="write or download it again") from None
+
+
+READERS: dict[str, Callable[[Path, str], Table]] = {
+    ".csv": lambda path, encoding: read_delimited(path, encoding, ","),
+    ".tsv": lambda path, encoding: read_delimited(path, encoding, "\t"),
+    ".jsonl": read_json_lines,
+    ".parquet": read_parquet,
+}
+
+
+def assemble(rows: Iterable[tuple[int, Mapping[str, Any]]], source: str) -> Table:
+    """Arrow chunks from numbered rows; a key that a row lacks is an empty cell."""
+    lines: list[int] = []
+    chunks: list[pa.Table] = []
+    pending: list[Mapping[str, Any]] = []
+    names: dict[str, None] = {}
+
+    def flush() -> None:
+        try:
+            chunks.append(pa.table({name: [row.get(name) for row in pending] for name in names}))
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            place = f"{source}, lines {lines[-len(pending)]} to {lines[-1]}"
+            raise UserError(f"{place}: a column mixes types: {error}", fix="use one type in each column") from None
+        pending.clear()
+
+    for line, row in rows:
+        lines.append(line)
+        names |= dict.fromkeys(row)
+        pending.append(row)
+        if len(pending) == CHUNK_ROWS:
+            flush()
+    if pending or not chunks:
+        flush()
+    try:
+        data = pa.concat_tables(chunks, promote_options="permissive")
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise UserError(f"{source}: a column mixes types: {error}", fix="use one type in each column") from None
+    return Table(data, source, np.asarray(lines, dtype=np.int64))
+
+
+def read_stream(file: Iterable[str], text: Sequence[str]) -> Table:
+    """Rows from standard input: JSON lines, CSV or TSV whose header names the `text` columns, or a text a line."""
+    lines = list(file)
+    first = lines[0].rstrip("\r\n") if lines else ""
+    if first.lstrip().startswith("{"):
+        return json_rows(lines, "standard input")
+    for delimiter in ",\t":
+        if set(text) <= set(next(csv.reader([first], delimiter=delimiter), [])):
+            return delimited_rows(lines, "standard input", delimiter)
+    if len(text) > 1:
+        raise UserError(
+            "standard input: this run reads pairs, and the first line is neither JSON nor a header with both columns",
+            fix=f"send JSON lines with {' and '.join(text)}, or CSV with a header",
+        )
+    return assemble(((i, {text[0]: line.rstrip("\r\n")}) for i, line in enumerate(lines, start=1)), "standard input")
+
+
+def from_python(source: Any, name: str) -> Table:
+    """A frame, a data set or a list of dicts as a table; class labels of a `datasets.Dataset` become their names."""
+    kind = f"{type(source).__name__} {name}"
+    if isinstance(source, pa.Table):
+        return Table(source, kind)
+    if isinstance(source, Sequence) and all(isinstance(row, Mapping) for row in source):
+        table = assemble(((row, values) for row, values in enumerate(source)), kind)
+        return Table(table.data, kind)
+    if hasattr(source, "features") and hasattr(source, "with_format"):  # datasets.Dataset
+        return Table(named_labels(source), kind)
+    if hasattr(source, "to_arrow"):  # polars
+        return Table(source.to_arrow(), kind)
+    if hasattr(source, "iloc"):  # pandas
+        return Table(pa.Table.from_pandas(source, preserve_index=False), kind)
+    raise UserError(
+        f"{name}: a {type(source).__name__} is no table",
+        fix="give a path, a pandas or polars frame, a datasets.Dataset, or a list of dicts",
+    )
+
+
+def named_labels(dataset: Any) -> pa.Table:
+    """The rows of a `datasets.Dataset`, its ClassLabel columns as names (-1, the hub's 'no label', as empty)."""
+    data: pa.Table = dataset.with_format("arrow")[:]
+    for position, (column, feature) in enumerate(dataset.features.items()):
+        nested = getattr(feature, "feature", None)
+        if hasattr(feature, "int2str"):
+            values: list[Any] = [None if i is None or i < 0 else feature.int2str(i) for i in data[column].to_pylist()]
+        elif hasattr(nested, "int2str") and nested is not None:
+            values = [[nested.int2str(i) for i in row] for row in data[column].to_pylist()]
+        else:
+            continue
+        data = data.set_column(position, column, pa.array(values))
+    return data

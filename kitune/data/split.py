@@ -1,0 +1,112 @@
+"""A validation part cut from the training rows: stratified, seeded, nothing known on both sides."""
+
+from collections import defaultdict
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kitune.data.columns import Columns
+from kitune.data.table import Rows, Table
+from kitune.errors import UserError
+
+REGRESSION_STRATA = 10
+
+
+def strata(labels: NDArray[np.int64] | NDArray[np.float32]) -> NDArray[np.int64]:
+    """The stratum of each row, (rows,): its class, its rarest label, or its tenth of the range of scores.
+
+    Args:
+        labels: as `label_array` gives them.
+    """
+    if labels.ndim == 1:
+        return labels.astype(np.int64)
+    if labels.shape[1] == 1:
+        cuts = np.quantile(labels[:, 0], np.linspace(0, 1, REGRESSION_STRATA + 1)[1:-1])
+        return np.searchsorted(cuts, labels[:, 0], side="right").astype(np.int64)
+    counts = labels.sum(axis=0)
+    rarity = np.where(labels > 0, counts[None, :], np.inf)
+    return np.where(labels.any(axis=1), rarity.argmin(axis=1), labels.shape[1]).astype(np.int64)
+
+
+def units(table: Table, columns: Columns) -> Rows:
+    """The unit of each row, (rows,), numbered from 0.
+
+    Rows with an equal text (or pair, in either order) or an equal group are one unit, and so are rows linked through others.
+    """
+    parent = list(range(len(table)))
+
+    def root(row: int) -> int:
+        while parent[row] != row:
+            parent[row] = parent[parent[row]]
+            row = parent[row]
+        return row
+
+    texts = zip(*(table.texts(name) for name in columns.text), strict=True)
+    keys: list[list[object]] = [[tuple(sorted(text.strip() for text in pair)) for pair in texts]]
+    if columns.group:
+        groups = table.values(columns.group)
+        # A row without a group belongs to nobody, not to one nameless customer.
+        keys.append([("row", row) if group in (None, "") else ("group", group) for row, group in enumerate(groups)])
+    for column in keys:
+        first: dict[object, int] = {}
+        for row, key in enumerate(column):
+            parent[root(row)] = root(first.setdefault(key, row))
+    roots = np.fromiter((root(row) for row in range(len(table))), np.int64, len(table))
+    return np.unique(roots, return_inverse=True)[1].astype(np.int64)
+
+
+def sample(stratum: NDArray[np.int64], unit: Rows, count: float, seed: int) -> NDArray[np.bool_]:
+    """About `count` of the rows, whole units, each stratum with its share.
+
+    Returns:
+        (rows,) True where the row was taken.
+    """
+    generator = np.random.default_rng(seed)
+    rows_of: dict[int, list[int]] = defaultdict(list)
+    for row, number in enumerate(unit):
+        rows_of[int(number)].append(row)
+    units_of: dict[int, list[list[int]]] = defaultdict(list)
+    for rows in rows_of.values():
+        values, counts = np.unique(stratum[rows], return_counts=True)
+        units_of[int(values[counts.argmax()])].append(rows)
+    share = count / len(unit)
+    taken = np.zeros(len(unit), dtype=np.bool_)
+    owed = 0.0  # what rounding has kept from the strata so far; the next one gets it
+    for key in sorted(units_of):
+        members = units_of[key]
+        if len(members) == 1 and len(units_of) > 1:
+            continue  # taking it would leave train without the class
+        owed += share * sum(map(len, members))
+        for position in generator.permutation(len(members)):
+            if owed < len(members[position]) / 2:
+                continue
+            taken[members[position]] = True
+            owed -= len(members[position])
+    return taken
+
+
+def split(
+    table: Table, columns: Columns, labels: NDArray[np.int64] | NDArray[np.float32], *, valid_share: float, seed: int
+) -> tuple[Rows, Rows]:
+    """Rows of train and of valid, both in the order of the table.
+
+    Raises:
+        UserError: no whole unit can go to either side.
+    """
+    taken = sample(strata(labels), units(table, columns), valid_share * len(table), seed)
+    if not taken.any() or taken.all():
+        raise UserError(
+            f"{table.source}: {len(table):,} rows cannot be split into train and valid"
+            + (f" by the groups of column {columns.group!r}" if columns.group else ""),
+            fix="give the validation rows yourself: --valid FILE",
+        )
+    rows = np.arange(len(table))
+    return rows[~taken], rows[taken]
+
+
+def limit(labels: NDArray[np.int64] | NDArray[np.float32], most: int, seed: int) -> Rows:
+    """At most `most` rows of a table, stratified and seeded, in the order of the table: for trial runs."""
+    if len(labels) <= most:
+        return np.arange(len(labels))
+    taken = sample(strata(labels), np.arange(len(labels)), most, seed)
+    return np.flatnonzero(taken)[:most]

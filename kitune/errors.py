@@ -1,0 +1,22 @@
+"""The one exception that users see: what is wrong, where, and what to do about it."""
+
+import shlex
+
+
+class UserError(Exception):
+    """A mistake the user can mend; the command line prints it without a traceback and exits with 2."""
+
+    def __init__(self, problem: str, *, fix: str) -> None:
+        self.problem = problem
+        self.fix = fix
+        super().__init__(f"{problem}\n  fix: {fix}")
+
+
+def command(*words: object) -> str:
+    """`words` as one line that runs when it is pasted into a shell: every word quoted as far as it needs it."""
+    return shlex.join(str(word) for word in words)
+
+
+def numbered(count: int, noun: str) -> str:
+    """`1 row`, `2 rows`, `1,000 rows`."""
+    return f"{count:,} {noun if count == 1 else noun + 's'}"

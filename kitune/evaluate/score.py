@@ -1,0 +1,100 @@
+"""Outputs of a network for every row, in input order, always."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from kitune.config import TaskName
+from kitune.data.batches import collate
+from kitune.data.encode import Encoded
+from kitune.data.table import Rows
+from kitune.metrics import Metrics
+from kitune.tasks import TASKS
+
+# Rows are sorted by length within windows of so many, and cut into micro-batches of so many tokens, padding counted: what
+# fits the cache of a CPU core runs faster than what does not, whatever the batch the network was trained with.
+WINDOW_ROWS = 8_192
+MICRO_BATCH_TOKENS = 2_560
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """A row of outputs for each row that went in, in the same order.
+
+    Attributes:
+        logits: (rows, outputs) float32.
+        label_names: names of the outputs.
+        threshold: probability from which a label of a multi-label task counts.
+    """
+
+    logits: NDArray[np.float32]
+    label_names: tuple[str, ...]
+    task: TaskName
+    threshold: float = 0.5
+
+    def __len__(self) -> int:
+        return len(self.logits)
+
+    @property
+    def labels(self) -> list[Any]:
+        """The answer for each row: a name, a list of names, or a number."""
+        return TASKS[self.task].decode(self.logits, self.label_names, self.threshold)
+
+    @property
+    def probabilities(self) -> NDArray[np.float64] | None:
+        """(rows, outputs); None for a regression."""
+        convert = TASKS[self.task].probabilities
+        return None if convert is None else convert(self.logits)
+
+
+def plan_prediction(lengths: NDArray[np.int64], *, begin: int = 0) -> list[Rows]:
+    """Rows of each prediction batch. It follows from the rows alone, so that two runs give the same bytes."""
+    batches: list[Rows] = []
+    for window in range(begin, len(lengths), WINDOW_ROWS):
+        rows = np.arange(window, min(window + WINDOW_ROWS, len(lengths)))
+        order = rows[np.argsort(-lengths[rows], kind="stable")]
+        while len(order):
+            count = max(1, MICRO_BATCH_TOKENS // max(1, int(lengths[order[0]])))
+            batches.append(order[:count])
+            order = order[count:]
+    return batches
+
+
+def outputs(network: nn.Module, encoded: Encoded, *, pad_id: int, machine: Any) -> NDArray[np.float32]:
+    """Logits of every row, (rows, outputs), in input order, on every process.
+
+    Args:
+        machine: this process among others; the batches are dealt out over them.
+    """
+    was_training = network.training
+    network.eval()
+    parts: list[tuple[Rows, NDArray[np.float32]]] = []
+    with torch.inference_mode():
+        for rows in plan_prediction(encoded.lengths)[machine.rank :: machine.world_size]:
+            batch = collate(encoded.with_labels(None), rows, pad_id=pad_id, device=machine.device)
+            logits = network(**batch.inputs()).logits
+            parts.append((rows, logits.float().cpu().numpy()))
+    network.train(was_training)
+    parts = machine.gather(parts)
+    width = parts[0][1].shape[1] if parts else 0
+    result = np.empty((len(encoded), width), dtype=np.float32)
+    for rows, logits in parts:
+        result[rows] = logits
+    return result
+
+
+def score(task: TaskName, logits: NDArray[np.float32], encoded: Encoded, **facts: float) -> Metrics:
+    """The loss (mean over rows, unweighted) and the metrics of `task`.
+
+    Args:
+        logits: (rows, outputs), of the rows of `encoded`.
+        facts: passed to the task's metrics, such as `threshold`.
+    """
+    assert encoded.labels is not None
+    row = TASKS[task]
+    loss = row.loss(torch.from_numpy(logits), torch.from_numpy(encoded.labels)) / max(1, len(logits))
+    return {"loss": float(loss), **row.metrics(logits, encoded.labels, **facts)}

@@ -1,0 +1,441 @@
+"""The main job, readable from top to bottom: from data to a run."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from kitune.config import RunOptions, TaskName, checked, load_yaml, with_values
+from kitune.data.batches import BatchPlan
+from kitune.data.encode import Encoded, encode, guess_max_length
+from kitune.data.labels import class_weights, weight_array
+from kitune.data.parts import PARTS, Parts, label_shares, read_parts, sources_by_part
+from kitune.data.read import Source
+from kitune.data.table import Table
+from kitune.errors import UserError, command, numbered
+from kitune.evaluate.score import Predictions, outputs, score
+from kitune.metrics import Metrics, best_threshold, table_line
+from kitune.model.encoder import Pretrained, load_pretrained, model_folder
+from kitune.predict import Model, load, write_predictions
+from kitune.run_folder import (
+    Keeper,
+    best_weights,
+    choose_folder,
+    create,
+    differences,
+    facts,
+    is_finished,
+    mark_finished,
+    note_resume,
+    read_metrics,
+    read_record,
+    refuse_changed_data,
+    refuse_changed_options,
+    require_writable,
+    restore,
+)
+from kitune.tasks import TASKS
+from kitune.train.checkpoint import newest_whole
+from kitune.train.defaults import resolve
+from kitune.train.devices import DTYPES, Machine, connect
+from kitune.train.journal import Journal
+from kitune.train.loop import Epochs, Interrupted, NotFinite, State, Training, fit
+from kitune.train.optimizer import FlatAdamW
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished training.
+
+    Attributes:
+        folder: where everything is; `run / "best"` is a path that `from_pretrained` loads.
+        options: every option, as resolved.
+        metrics: of `best/`: `{"valid": {...}, "test": {...}}`; test only where there was a test part.
+    """
+
+    folder: Path
+    options: RunOptions
+    metrics: Mapping[str, Metrics]
+
+    def __truediv__(self, part: str) -> Path:
+        return self.folder / part
+
+    @cached_property
+    def model(self) -> Model:
+        """The best model, loaded when it is first used."""
+        return load(self.folder)
+
+    def predict(self, data: Any) -> Predictions:
+        """Answers for texts, pairs or a table, a row out for a row in, in the same order (see `Model.predict`)."""
+        return self.model.predict(data)
+
+
+def train(
+    data: Source = None,
+    *,
+    model: str | None = None,
+    out: str | Path | None = None,
+    valid: Source = None,
+    test: Source = None,
+    text: str | Sequence[str] | None = None,
+    label: str | None = None,
+    task: TaskName | None = None,
+    config: str | Path | None = None,
+    options: Mapping[str, Any] | None = None,
+    resume: "str | Path | Run | None" = None,
+) -> Run:
+    """Fine-tune a pretrained text encoder on `data`.
+
+    Args:
+        data: path of a .csv, .tsv, .jsonl or .parquet file; a pandas, polars or Arrow frame; a `datasets.Dataset`; a
+            `DatasetDict` or dict of parts (`train`, `validation` or `valid`, `test`); or a list of dicts.
+        model: `starter` (the default), a folder, an earlier run, or a hub name.
+        out: the new run's folder; without it a new name under runs/ is made, so that a notebook cell may run again.
+        valid, test: as `data`; without `valid` a part of train is split off.
+        text: the text column, or two for a pair; guessed where not given, and so are label and task.
+        config: a YAML file with options.
+        options: any others by name: `{"train.epochs": 3}`; `kitune train --options` lists them.
+        resume: a run to go on with, after a crash or for more epochs; data that came as a file is read again.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        UserError: a mistake that can be mended; it says what, where, and how.
+    """
+    base = load_yaml(Path(config)) if config is not None else RunOptions()
+    told: dict[str, Any] = {
+        "model": model,
+        "task": task,
+        "data.text": (text,) if isinstance(text, str) else text,
+        "data.label": label,
+        **(options or {}),
+    }
+    sources = sources_by_part(data, valid, test)
+    told |= {f"data.{part}": str(source) for part, source in sources.items() if isinstance(source, str | Path)}
+    changes = {name: value for name, value in told.items() if value is not None}
+    if resume is not None:
+        return go_on(resume.folder if isinstance(resume, Run) else Path(resume), changes, sources)
+    asked = with_values(base, changes, where="options")
+    return finetune(asked, sources, out)
+
+
+def finetune(options: RunOptions, sources: Mapping[str, Source], out: str | Path | None) -> Run:
+    """A new run: everything that can be refused is refused before its folder is made."""
+    machine = connect(options.engine)
+    say = partial(speak, machine)
+    folder = Path(agree(machine, str(choose_folder(out)) if machine.is_first else ""))
+    require_writable(folder)
+    parts, said = read_parts(options, sources)
+    for sentence in said:
+        say(sentence)
+    source = model_folder(options.model, options.revision)
+    pretrained = load_pretrained(
+        source,
+        parts.task,
+        parts.names,
+        seed=options.train.seed,
+        dropout=options.train.dropout,
+        label_shares=label_shares(parts),
+    )
+    for sentence in pretrained.said:
+        say(sentence)
+    resolved = settle(parts, pretrained, say)
+    encoded = encode_parts(parts, pretrained, resolved, machine)
+    train_options = resolved.train
+    say(
+        f"{machine.describe()}; learning rate {train_options.learning_rate:g}, "
+        + (
+            f"{train_options.batch_tokens:,} tokens"
+            if train_options.batch_tokens
+            else f"{train_options.batch_rows} rows"
+        )
+        + f" a step, {numbered(int(train_options.epochs), 'epoch')}, patience {train_options.patience}"
+    )
+    machine.meet()
+    if machine.is_first:
+        create(folder, resolved, {**facts(), "data": parts.fingerprints(), "resumed": []})
+    machine.meet()
+    return learn(folder, parts, pretrained, encoded, resolved, machine, resuming=False)
+
+
+def go_on(folder: Path, changes: Mapping[str, Any], sources: Mapping[str, Source]) -> Run:
+    """Resume a run, with more epochs where they are asked for; refuses one whose data or mathematics changed."""
+    record = read_record(folder)
+    before = load_yaml(folder / "run.yaml")
+    options = with_values(before, changes, where="--set")
+    refuse_changed_options(folder, before, options)
+    machine = connect(options.engine)
+    given = {part: sources.get(part, getattr(options.data, part)) for part in PARTS}
+    if given["train"] is None:
+        raise UserError(
+            f"{folder}: its rows came from Python and are in no file",
+            fix=f"resume there: kitune.train(data, resume={str(folder)!r})",
+        )
+    parts, _ = read_parts(options, {part: source for part, source in given.items() if source is not None})
+    refuse_changed_data(folder, record, parts)
+    source = model_folder(options.model, options.revision)
+    pretrained = load_pretrained(
+        source, parts.task, parts.names, seed=options.train.seed, dropout=options.train.dropout
+    )
+    encoded = encode_parts(parts, pretrained, options, machine)
+    changed = differences(record, machine.threads)
+    for sentence in changed:
+        speak(machine, sentence)
+    if machine.is_first:
+        note_resume(folder, record, options, changed)
+    machine.meet()
+    return learn(folder, parts, pretrained, encoded, options, machine, resuming=True)
+
+
+def settle(parts: Parts, pretrained: Pretrained, say: Any) -> RunOptions:
+    """The options with a value in place of every `auto` that decides what is learned; the run.yaml of the run."""
+    options, columns = parts.options, parts.columns
+    most = pretrained.most_tokens
+    if options.data.max_length == "auto":
+        max_length, cut, longest = guess_max_length(parts.tables["train"], columns.text, pretrained.tokenizer, most)
+        say(f"max_length: {max_length} tokens, which cuts {cut:.1%} of the texts (the longest has {longest:,})")
+    elif options.data.max_length > most:
+        raise UserError(
+            f"data.max_length: {options.data.max_length} is more than the model's {most} positions",
+            fix=f"--set data.max_length={most}",
+        )
+    else:
+        max_length = options.data.max_length
+    parameters = sum(parameter.numel() for parameter in pretrained.network.parameters())
+    resolved = resolve(
+        options.train,
+        task=parts.task,
+        rows=len(parts.tables["train"]),
+        num_labels=len(parts.names),
+        parameters=parameters,
+    )
+    told = {
+        "text": columns.text,
+        "label": columns.label,
+        "labels": parts.names,
+        "max_length": max_length,
+    }
+    paths = {"model": str(Path(options.model).resolve()) if Path(options.model).exists() else options.model}
+    data = options.data.model_copy(update=told)
+    settled = options.model_copy(update={"task": parts.task, "data": data, "train": resolved, **paths})
+    return checked(settled.model_dump(), "options")
+
+
+def encode_parts(parts: Parts, pretrained: Pretrained, options: RunOptions, machine: Machine) -> dict[str, Encoded]:
+    """Token ids, labels and weights of each part; the first process fills the cache, the others read it."""
+    max_length = options.data.max_length
+    assert isinstance(max_length, int)
+    pretrained.tokenizer.model_max_length = max_length
+
+    def all_parts() -> dict[str, Encoded]:
+        columns, cache = parts.columns, options.engine.cache
+        return {
+            part: encode(table, columns.text, pretrained.tokenizer, max_length=max_length, cache=cache).with_labels(
+                parts.labels(part), weight_array(table, columns.weight if part == "train" else None)
+            )
+            for part, table in parts.tables.items()
+        }
+
+    if machine.is_first:
+        encoded = all_parts()
+    machine.meet()
+    return encoded if machine.is_first else all_parts()
+
+
+def learn(
+    folder: Path,
+    parts: Parts,
+    pretrained: Pretrained,
+    encoded: Mapping[str, Encoded],
+    options: RunOptions,
+    machine: Machine,
+    *,
+    resuming: bool,
+) -> Run:
+    """Fit from the start or from the newest whole checkpoint, then score the best weights."""
+    network, tokenizer, task = pretrained.network, pretrained.tokenizer, TASKS[parts.task]
+    if options.engine.gradient_checkpointing:
+        network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    optimizer = FlatAdamW(network, options.train, dtype=DTYPES[machine.precision], device=machine.device)
+    keeper = Keeper(folder, options, network, tokenizer, optimizer) if machine.is_first else None
+    machine.meet()
+    labels = encoded["train"].labels
+    assert labels is not None
+    weights = (
+        class_weights(options.train.class_weights, labels.astype(np.int64), parts.names) if labels.ndim == 1 else None
+    )
+    of_classes = None if weights is None else torch.tensor(weights, device=machine.device)
+    loss = task.loss
+    if parts.task == "single-label":
+        loss = partial(loss, class_weights=of_classes, label_smoothing=options.train.label_smoothing)
+    training = Training(
+        network,
+        optimizer,
+        encoded["train"],
+        plan_of(encoded["train"], options),
+        loss,
+        of_classes,
+        options.train,
+        machine,
+        tokenizer.pad_token_id or 0,
+        options.engine.log_every,
+    )
+    state = State(peak=float(options.train.learning_rate))
+    if resuming:
+        state = restored(folder, training, options, machine)
+    journal = Journal(folder, writes=machine.is_first, step=state.step)
+    journal.write_log(state.log)
+    threshold = 0.5
+
+    def evaluate() -> Metrics:
+        nonlocal threshold
+        logits = outputs(network, encoded["valid"], pad_id=training.pad_id, machine=machine)
+        threshold = threshold_of(parts.task, logits, encoded["valid"])
+        facts = {"threshold": threshold} if parts.task == "multi-label" else {}
+        return score(parts.task, logits, encoded["valid"], **facts)
+
+    def save(state: State, improved: bool) -> None:
+        if keeper is None:
+            return
+        metrics = None
+        if improved:
+            metrics = {"step": state.step, "threshold": threshold, **newest_metrics(state)}
+        keeper.save(state, best=metrics, last=state.stopped or state.step in training.epochs.ends)
+
+    try:
+        fit(training, state, journal, evaluate=evaluate, save=save)
+    except NotFinite as found:
+        raise not_finite(found, parts.tables["train"], folder, options) from None
+    except Interrupted:
+        raise KeyboardInterrupt(command("kitune", "train", "--resume", folder)) from None
+    finally:
+        journal.close()
+    return finish(folder, parts, encoded, training, keeper, state, options)
+
+
+def plan_of(train: Encoded, options: RunOptions) -> Epochs:
+    """Every epoch's updates."""
+    rows, epochs = options.train.batch_rows, options.train.epochs
+    assert isinstance(rows, int)
+    assert isinstance(epochs, int)
+    plan = BatchPlan(options.train.sampler, rows, options.train.batch_tokens)
+    return Epochs(plan, train.lengths, options.train.seed, epochs)
+
+
+def threshold_of(task: TaskName, logits: NDArray[np.float32], encoded: Encoded) -> float:
+    """From which probability a label counts: tuned on valid where labels are many, 0.5 elsewhere."""
+    if task != "multi-label" or encoded.labels is None:
+        return 0.5
+    return best_threshold(logits, encoded.labels.astype(np.float32))
+
+
+def newest_metrics(state: State) -> Metrics:
+    """The metrics of the evaluation that has just been noted."""
+    entry = list(state.log.values())[-1]
+    steps = entry.get("steps", {})
+    return dict(steps[str(state.step)] if str(state.step) in steps else entry["valid_log"])
+
+
+def restored(folder: Path, training: Training, options: RunOptions, machine: Machine) -> State:
+    """The state of the newest whole checkpoint; of the very start where the run ended before its first one."""
+    found = newest_whole(folder / "checkpoints")
+    for passed_over in found.passed_over:
+        speak(machine, f"passed over {passed_over}")
+    fresh = State(peak=float(options.train.learning_rate))
+    if found.folder is None:
+        if found.passed_over:
+            raise UserError(
+                f"{folder}: none of its {numbered(len(found.passed_over), 'checkpoint')} is whole",
+                fix=f"to begin this run again: {command('rm', '-r', folder / 'checkpoints')}, then resume",
+            )
+        speak(machine, f"{folder} has no checkpoint yet: it begins at step 0")
+        return fresh
+    state = restore(found.folder, training.optimizer)
+    total = training.epochs.total_steps
+    if state.step > total:
+        raise UserError(
+            f"{folder}: {state.step:,} steps are done, and {options.train.epochs} epochs have only {total:,}",
+            fix=command("kitune", "train", "--resume", folder, "--set", "train.epochs=N") + " with a larger N",
+        )
+    was_finished = is_finished(folder, state.step)
+    if was_finished and (state.step < total or state.stopped):
+        state.decay_from, state.peak = state.step, float(options.train.resume_learning_rate)
+        state.stopped, state.waiting = False, 0
+        speak(machine, f"the finished run gets {total - state.step:,} more steps, from a rate of {state.peak:g} down")
+    else:
+        speak(machine, f"on from {found.folder.name} of {total:,} steps, peak rate {state.peak:g}")
+    return state
+
+
+def not_finite(found: NotFinite, table: Table, folder: Path, options: RunOptions) -> UserError:
+    """The error for a loss or gradient that is no number, with the places of the update's rows."""
+    places = ", ".join(table.where(int(row)) for row in sorted(found.rows)[:8])
+    more = f" and {len(found.rows) - 8} more" if len(found.rows) > 8 else ""
+    return UserError(
+        f"step {found.step}: loss {found.loss:g}, gradient norm {found.gradient_norm:g} at learning rate "
+        f"{found.learning_rate:.2g}; the update was not made. Its rows: {places}{more}",
+        fix=f"look at these rows; {command('kitune', 'train', '--resume', folder)} goes on from the last checkpoint, "
+        + command(
+            "kitune",
+            "train",
+            options.data.train or "DATA",
+            "--set",
+            f"train.learning_rate={found.learning_rate / 2:.1g}",
+        )
+        + " starts again with a lower rate",
+    )
+
+
+def finish(
+    folder: Path,
+    parts: Parts,
+    encoded: Mapping[str, Encoded],
+    training: Training,
+    keeper: Keeper | None,
+    state: State,
+    options: RunOptions,
+) -> Run:
+    """Score the best weights on valid and, once, on test; write the predictions; say where everything is."""
+    machine = training.machine
+    machine.meet()  # best/ is on the disk
+    facts = read_metrics(folder / "best")
+    training.optimizer.load_weights(best_weights(folder))
+    threshold = float(facts.get("threshold", 0.5))
+    metrics: dict[str, Metrics] = {}
+    for part in ("valid", "test"):
+        if part not in encoded:
+            continue
+        logits = outputs(training.network, encoded[part], pad_id=training.pad_id, machine=machine)
+        told = {"threshold": threshold} if parts.task == "multi-label" else {}
+        metrics[part] = score(parts.task, logits, encoded[part], **told)
+        if machine.is_first:
+            answers = Predictions(logits, parts.names, parts.task, threshold)
+            target = folder / "predictions" / f"{part}.parquet"
+            write_predictions(answers, parts.tables[part], target, columns=parts.columns.used, probabilities=True)
+        names = ("loss", *TASKS[parts.task].headline)
+        speak(machine, f"best/ on {part} ({numbered(len(logits), 'row')}): {table_line(metrics[part], names)}")
+    if machine.is_first:
+        mark_finished(folder, {"step": state.step, "best_step": state.best_step, "metrics": metrics})
+    speak(
+        machine,
+        f"the run is in {folder}; use it with {command('kitune', 'predict', folder, 'DATA', '--out', 'FILE.csv')}",
+    )
+    return Run(folder, options, metrics)
+
+
+def agree(machine: Machine, value: str) -> str:
+    """The first process's `value`, on every process."""
+    return str(machine.gather([value])[0])
+
+
+def speak(machine: Machine, sentence: str) -> None:
+    """Say a sentence once, beside the bars on standard error."""
+    if machine.is_first:
+        print(sentence, file=sys.stderr, flush=True)

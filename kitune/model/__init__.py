@@ -1,0 +1,1 @@
+"""The network: where it comes from, its head, and its losses."""

@@ -1,0 +1,327 @@
+"""From the name of a model to a network with the right head, and its tokenizer."""
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kitune.config import TaskName
+from kitune.data.cache import cache_folder, content_key, made_once
+from kitune.errors import UserError, numbered
+from kitune.model.heads import map_head, start_at_priors
+from kitune.model.starter import starter_folder
+from kitune.tasks import TASKS
+
+WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
+# What a model needs besides its weights; on the hub only these are fetched.
+SMALL_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A network on the CPU in fp32 with the head of a task, its tokenizer, and what there is to say about it."""
+
+    network: Any
+    tokenizer: Any
+    folder: Path
+    most_tokens: int
+    said: tuple[str, ...]
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """No wall of warnings and no bars while a model loads: what matters in them is said in one sentence."""
+    from transformers.utils import logging
+
+    before, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def model_folder(name: str, revision: str | None = None, *, which: str = "best") -> Path:
+    """The folder with a model's files: `starter`, a folder, a run (its `which` part), or a hub name, downloaded.
+
+    Raises:
+        UserError: there is no such model, or the folder holds none.
+    """
+    if name == "starter" and not Path(name).exists():
+        return starter_folder()
+    path = Path(name)
+    if path.is_dir():
+        for folder in (path, path / which):
+            if (folder / "config.json").exists():
+                return folder
+        finished = "the run has no finished part yet" if (path / "run.yaml").exists() else "it holds no config.json"
+        raise UserError(
+            f"{path}: not a model: {finished}",
+            fix="give a folder that from_pretrained loads, a finished run, or starter",
+        )
+    if path.is_file():
+        raise UserError(f"{path}: a file, not a model", fix="give the folder that holds config.json, or starter")
+    if name.count("/") > 1 or name.startswith((".", "/", "~")):
+        raise UserError(f"{name}: there is no such folder", fix="check the path; --model starter needs none")
+    return hub_folder(name, revision)
+
+
+def hub_folder(name: str, revision: str | None) -> Path:
+    """A hub model's files in the hub's own cache; old-style weights are fetched only where there are no others."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+    )
+
+    try:
+        with quiet_hub():
+            folder = Path(snapshot_download(name, revision=revision, allow_patterns=[*SMALL_FILES, "*.safetensors"]))
+            if not any((folder / file).exists() for file in WEIGHT_FILES):
+                folder = Path(
+                    snapshot_download(name, revision=revision, allow_patterns=[*SMALL_FILES, "pytorch_model*.bin"])
+                )
+    except GatedRepoError:
+        raise UserError(
+            f"model {name!r}: its owner asks for a permission first", fix="accept its terms, hf auth login"
+        ) from None
+    except (RepositoryNotFoundError, HFValidationError):
+        raise UserError(
+            f"model {name!r}: no such folder here and no such model on the hub",
+            fix="check the name, or --model starter",
+        ) from None
+    except (LocalEntryNotFoundError, OSError):
+        raise UserError(
+            f"model {name!r}: no such folder here, and the hub cannot be reached",
+            fix="check the name and the network, give a folder, or --model starter",
+        ) from None
+    return folder
+
+
+@contextmanager
+def quiet_hub() -> Iterator[None]:
+    """No bar per small file."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    shown = not are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            enable_progress_bars()
+
+
+def with_safetensors(folder: Path) -> tuple[Path, str | None]:
+    """`folder`, or a copy of it in the cache whose old-style weights were converted; and the sentence that says so.
+
+    The pickle is read with `weights_only`, which runs no code of it.
+    """
+    if any((folder / name).exists() for name in WEIGHT_FILES):
+        return folder, None
+    old = folder / "pytorch_model.bin"
+    if not old.exists():
+        raise UserError(f"{folder}: no model.safetensors and no pytorch_model.bin", fix="download the model again")
+    status = old.stat()
+    key = content_key(str(old.resolve()), str(status.st_size), str(status.st_mtime_ns))
+    target = cache_folder() / "converted" / key
+    new = not target.exists()
+    made_once(target, lambda staging: convert(folder, old, staging))
+    return target, f"{old} converted to safetensors, once, into {target}" if new else None
+
+
+def convert(folder: Path, old: Path, staging: Path) -> None:
+    """Write the weights of `old` as safetensors, beside copies of the model's small files."""
+    from safetensors.torch import save_file
+
+    try:
+        state: dict[str, Tensor] = torch.load(old, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch.load raises a dozen kinds for a damaged or a hostile pickle
+        raise UserError(
+            f"{old}: not readable as weights ({type(error).__name__})", fix="download it again, or ask for safetensors"
+        ) from error
+    # The names of 2018's checkpoints; copies, because safetensors refuses tensors that share memory.
+    renamed = {
+        name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias"): tensor.clone()
+        for name, tensor in state.items()
+    }
+    for file in folder.iterdir():
+        if file.is_file() and file.suffix in {".json", ".txt", ".model", ".jinja"}:
+            shutil.copyfile(file, staging / file.name)
+    save_file(
+        {name: tensor.contiguous() for name, tensor in renamed.items()}, staging / "model.safetensors", {"format": "pt"}
+    )
+
+
+def load_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a folder; a bare vocab.txt is lower-cased unless it has capital letters itself."""
+    from transformers import AutoTokenizer
+
+    told: dict[str, Any] = {}
+    described = any((folder / name).exists() for name in ("tokenizer_config.json", "tokenizer.json"))
+    if not described and (folder / "vocab.txt").exists():
+        tokens = (folder / "vocab.txt").read_text(encoding="utf-8").splitlines()
+        told["do_lower_case"] = not any(token.isascii() and token[:1].isupper() for token in tokens)
+    with quiet_transformers():
+        try:
+            return AutoTokenizer.from_pretrained(folder, **told)
+        except (OSError, ValueError, KeyError, ImportError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"{folder}: its tokenizer does not load: {reason}", fix="put the tokenizer's files there"
+            ) from None
+
+
+def load_pretrained(
+    folder: Path,
+    task: TaskName,
+    names: Sequence[str],
+    *,
+    seed: int = 0,
+    dropout: float | None = None,
+    label_shares: Sequence[float] | None = None,
+) -> Pretrained:
+    """The network in `folder` with a head for `names`.
+
+    Args:
+        names: the label names, in the order of the outputs (regression: the name of the column).
+        seed: decides what a new head starts with.
+        dropout: of every dropout in the model; None leaves them.
+        label_shares: share of each label in train (regression: the mean score): where a new head's bias starts.
+
+    Raises:
+        UserError: the weights are truncated, or do not belong to the config.
+    """
+    from safetensors import SafetensorError
+    from transformers import AutoConfig, AutoModelForSequenceClassification
+
+    folder, conversion = with_safetensors(folder)
+    said = [conversion] if conversion else []
+    try:
+        config = AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{folder / 'config.json'}: not a model's config: {reason}", fix="download the model again"
+        ) from None
+    old_names = trained_names(config)
+    wanted = dict(enumerate(names))
+    # A head of another size is loaded as it is and mapped afterwards.
+    loaded_names = old_names if old_names and old_names != list(names) else list(names)
+    config.id2label = dict(enumerate(loaded_names))
+    config.label2id = {name: i for i, name in enumerate(loaded_names)}
+    config.problem_type = TASKS[task].problem_type
+    if dropout is not None:
+        set_dropout(config, dropout)
+    torch.manual_seed(seed)
+    try:
+        with quiet_transformers():
+            network, report = AutoModelForSequenceClassification.from_pretrained(
+                folder, config=config, dtype=torch.float32, output_loading_info=True
+            )
+    except (SafetensorError, OSError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{folder}: its weights do not load, as a truncated file does not: {reason}", fix="download the model again"
+        ) from None
+    except ValueError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(f"{folder}: not a text encoder: {reason}", fix="choose an encoder, such as starter") from None
+    said += missing_weights(network, sorted(report["missing_keys"]), folder)
+    head_is_new = any(not name.startswith(network.base_model_prefix + ".") for name in report["missing_keys"])
+    if not head_is_new and loaded_names != list(names):
+        said += map_head(network, loaded_names, names, seed)
+    network.config.id2label = wanted
+    network.config.label2id = {name: i for i, name in wanted.items()}
+    network.config.num_labels = len(names) if task != "regression" else 1
+    if head_is_new and label_shares is not None:
+        start_at_priors(network, task, label_shares)
+    if head_is_new:
+        said.append(f"the head is new ({numbered(len(names), 'output')}) and learns from your rows")
+    tokenizer = load_tokenizer(folder)
+    return Pretrained(network, tokenizer, folder, most_tokens(network, tokenizer), tuple(said))
+
+
+def trained_names(config: Any) -> list[str] | None:
+    """The label names that a config carries from an earlier training, None where they are transformers' placeholders."""
+    names = [str(name) for _, name in sorted(config.id2label.items())]
+    placeholders = names == [f"LABEL_{i}" for i in range(len(names))]
+    return (
+        None
+        if placeholders or not any("SequenceClassification" in kind for kind in config.architectures or [])
+        else names
+    )
+
+
+def set_dropout(config: Any, share: float) -> None:
+    """Every dropout that the config names, whatever its family calls it."""
+    for name, value in vars(config).items():
+        if "dropout" in name and (value is None or isinstance(value, float | int)) and not isinstance(value, bool):
+            setattr(config, name, share)
+
+
+def missing_weights(network: Any, missing: Sequence[str], folder: Path) -> list[str]:
+    """A sentence for encoder weights that the file lacks; refuses a file that has none of them."""
+    prefix = network.base_model_prefix + "."
+    encoder = [name for name, _ in network.named_parameters() if name.startswith(prefix)]
+    lacking = [name for name in missing if name.startswith(prefix)]
+    if len(lacking) == len(encoder):
+        raise UserError(
+            f"{folder}: none of the encoder's {len(encoder)} weights are in its file, so its config names another model",
+            fix="download the model again",
+        )
+    if not lacking:
+        return []
+    return [f"{numbered(len(lacking), 'weight')} of the encoder not in the file ({lacking[0]}, ...) start untrained"]
+
+
+def most_tokens(network: Any, tokenizer: Any) -> int:
+    """The longest sequence that the model can take, special tokens included.
+
+    RoBERTa and its kin count positions from the padding id + 1, so that many of their position embeddings are not usable.
+    """
+    limits = [int(tokenizer.model_max_length)] if tokenizer.model_max_length < 1e9 else []
+    positions = getattr(network.config, "max_position_embeddings", None)
+    if positions and positions > 0:
+        offsets = [
+            module.padding_idx + 1
+            for name, module in network.named_modules()
+            if name.endswith("position_embeddings")
+            and isinstance(module, nn.Embedding)
+            and module.padding_idx is not None
+        ]
+        limits.append(int(positions) - max(offsets, default=0))
+    return min(limits, default=512)
+
+
+def save_pretrained(network: Any, tokenizer: Any, weights: Path, folder: Path) -> None:
+    """A folder that `from_pretrained` loads: config, tokenizer, and `weights` as a hard link where the disk allows."""
+    config = type(network.config).from_dict(network.config.to_dict())
+    config.architectures = [type(network).__name__]
+    config.dtype = "float32"
+    config.save_pretrained(folder)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:  # the last call's truncation is no part of the tokenizer
+        backend.no_truncation()
+        backend.no_padding()
+    tokenizer.save_pretrained(folder)
+    link_or_copy(weights, folder / "model.safetensors")
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """One copy of the bytes on the disk where it can be."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)

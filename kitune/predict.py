@@ -1,0 +1,276 @@
+"""Answers of a trained model: in Python, and streamed to a file."""
+
+import csv
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from kitune.config import EngineOptions, Precision, TaskName, load_yaml
+from kitune.data.columns import guess_text, require_columns
+from kitune.data.encode import encode
+from kitune.data.labels import label_array
+from kitune.data.read import Source, read_table
+from kitune.data.table import Table
+from kitune.errors import UserError, numbered
+from kitune.evaluate.score import WINDOW_ROWS, Predictions, outputs, score
+from kitune.metrics import Metrics
+from kitune.model.encoder import load_pretrained, model_folder
+from kitune.run_folder import read_metrics
+from kitune.tasks import task_of
+from kitune.train.devices import DTYPES, Machine, connect
+
+
+@dataclass(frozen=True)
+class Model:
+    """A classification or regression model, ready to answer.
+
+    Attributes:
+        text: the columns that it reads, where it was trained by kitune; None where any will do.
+        label: the column that it learned, or None.
+    """
+
+    network: Any
+    tokenizer: Any
+    task: TaskName
+    label_names: tuple[str, ...]
+    threshold: float
+    max_length: int
+    text: tuple[str, ...] | None
+    label: str | None
+    machine: Machine
+
+    def predict(self, data: Any) -> Predictions:
+        """Answers for texts, pairs or a table: a row out for a row in, in the same order.
+
+        Args:
+            data: a list of texts; a list of pairs (for a model of two text columns); or whatever `kitune.train` takes.
+        """
+        return self.predict_table(self.table_of(data))
+
+    def table_of(self, data: Any) -> Table:
+        """`data` as a table with this model's text columns."""
+        if isinstance(data, list | tuple) and data and isinstance(data[0], str | tuple | list):
+            pairs = [(item,) if isinstance(item, str) else tuple(item) for item in data]
+            columns = self.text or ("text", "text_pair")[: len(pairs[0])]
+            wrong = next((i for i, pair in enumerate(pairs) if len(pair) != len(columns)), None)
+            if wrong is not None:
+                raise UserError(
+                    f"item {wrong} (from 0) has {numbered(len(pairs[wrong]), 'text')}, and the model reads {len(columns)}",
+                    fix="give a list of texts, or of pairs of texts",
+                )
+            rows = {name: [pair[i] for pair in pairs] for i, name in enumerate(columns)}
+            return Table(pa.table(rows), "the texts")
+        return read_table(data)
+
+    def columns_in(self, table: Table) -> tuple[str, ...]:
+        """The text columns of `table` for this model."""
+        text = self.text or guess_text(table, {None})
+        require_columns(table, text)
+        return text
+
+    def predict_table(self, table: Table) -> Predictions:
+        """Answers for every row of `table`."""
+        encoded = encode(table, self.columns_in(table), self.tokenizer, max_length=self.max_length, cache=False)
+        logits = outputs(self.network, encoded, pad_id=self.tokenizer.pad_token_id or 0, machine=self.machine)
+        return Predictions(logits, self.label_names, self.task, self.threshold)
+
+    def evaluate(self, data: Source, *, label: str | None = None) -> Metrics:
+        """The loss and the task's metrics on labelled rows.
+
+        Raises:
+            UserError: the label column is not there, or a row has no label or an unknown one.
+        """
+        table = read_table(data)
+        column = label or self.label
+        if column is None:
+            raise UserError("the model does not know which column holds the labels", fix="name it: --label COLUMN")
+        require_columns(table, [column])
+        labels = label_array(table, column, self.task, self.label_names)
+        encoded = encode(table, self.columns_in(table), self.tokenizer, max_length=self.max_length, cache=False)
+        logits = outputs(self.network, encoded, pad_id=self.tokenizer.pad_token_id or 0, machine=self.machine)
+        told = {"threshold": self.threshold} if self.task == "multi-label" else {}
+        return score(self.task, logits, encoded.with_labels(labels), **told)
+
+
+def load(name: str | Path, *, which: str = "best", precision: Precision = "fp32", revision: str | None = None) -> Model:
+    """A model to predict with: a run, any Hugging Face classification folder, or a hub name.
+
+    Args:
+        which: `best` or `last`, of a run.
+        precision: of the forward pass.
+
+    Raises:
+        UserError: there is no such model, or it has no head for classification or regression.
+    """
+    from transformers import AutoConfig
+
+    folder = model_folder(str(name), revision, which=which)
+    config = AutoConfig.from_pretrained(folder)
+    if not any("SequenceClassification" in kind for kind in config.architectures or []):
+        raise UserError(
+            f"{name}: an encoder without a trained head answers nothing",
+            fix=f"train it first: kitune train DATA --model {name}",
+        )
+    machine = connect(EngineOptions(precision=precision))
+    task = task_of(config.problem_type, config.num_labels)
+    names = tuple(str(label) for _, label in sorted(config.id2label.items()))
+    pretrained = load_pretrained(folder, task, names)
+    pretrained.network.to(machine.device, DTYPES[precision]).eval()
+    options = load_yaml(folder / "run.yaml") if (folder / "run.yaml").exists() else None
+    return Model(
+        pretrained.network,
+        pretrained.tokenizer,
+        task,
+        names,
+        float(read_metrics(folder).get("threshold", 0.5)),
+        pretrained.most_tokens,
+        options.data.text if options else None,
+        options.data.label if options else None,
+        machine,
+    )
+
+
+def predict_file(
+    model: Model, table: Table, out: Path | None, *, columns: Sequence[str] = (), probabilities: bool = False
+) -> int:
+    """Write an answer for each row of `table` to `out`, window by window, in input order.
+
+    Args:
+        out: a .csv, .tsv, .jsonl or .parquet file that does not exist yet; None: CSV on standard output.
+        columns: of the table, to keep beside the answers, such as ids.
+        probabilities: add a column with each label's probability.
+
+    Returns:
+        Number of rows.
+    """
+    if out is not None:
+        require_new_file(out)
+    require_columns(table, columns)
+    text = model.columns_in(table)
+    with row_writer(out) as write:
+        for begin in range(0, len(table), WINDOW_ROWS):
+            rows = np.arange(begin, min(begin + WINDOW_ROWS, len(table)))
+            window = table.take(rows)
+            encoded = encode(window, text, model.tokenizer, max_length=model.max_length, cache=False)
+            logits = outputs(model.network, encoded, pad_id=model.tokenizer.pad_token_id or 0, machine=model.machine)
+            answers = Predictions(logits, model.label_names, model.task, model.threshold)
+            write(answer_rows(answers, window, columns, probabilities))
+    return len(table)
+
+
+def write_predictions(
+    answers: Predictions, table: Table, out: Path, *, columns: Sequence[str], probabilities: bool
+) -> None:
+    """Write finished answers beside the chosen columns of their rows; replaces a file of an earlier try."""
+    out.parent.mkdir(exist_ok=True)
+    with row_writer(out) as write:
+        write(answer_rows(answers, table, columns, probabilities))
+
+
+def answer_rows(answers: Predictions, table: Table, columns: Sequence[str], probabilities: bool) -> pa.Table:
+    """The chosen columns, `prediction`, and on request the probability of each label as `p(name)`."""
+    result = {name: table.data.column(name) for name in columns}
+    result["prediction"] = pa.array(answers.labels)
+    if probabilities and answers.probabilities is not None:
+        for i, name in enumerate(answers.label_names):
+            result[f"p({name})"] = pa.array(answers.probabilities[:, i])
+    return pa.table(result)
+
+
+def require_new_file(out: Path) -> None:
+    """Refuse a file that exists, has an unknown ending, or lies where nothing can be written."""
+    if out.exists():
+        raise UserError(f"{out}: it exists already; nothing in it was touched", fix="choose another --out")
+    if out.suffix.lower() not in WRITERS:
+        ending = out.suffix or "(none)"
+        raise UserError(f"{out}: the ending {ending} is not one that kitune writes", fix=f"use {', '.join(WRITERS)}")
+    if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
+        missing = "there is no such folder" if not out.parent.is_dir() else "you may not write there"
+        raise UserError(f"--out {out}: {out.parent}: {missing}", fix="choose another --out")
+
+
+@contextmanager
+def row_writer(out: Path | None) -> Iterator[Callable[[pa.Table], None]]:
+    """A function that appends rows to `out`; the file appears when all are written, and not at all after an error.
+
+    Without `out` they go to standard output as CSV.
+    """
+    if out is None:
+        yield delimited_rows_to(sys.stdout, ",")
+        return
+    staging = out.with_name(f".{out.name}.part")
+    try:
+        with WRITERS[out.suffix.lower()](staging) as write:
+            yield write
+        staging.replace(out)
+    finally:
+        staging.unlink(missing_ok=True)
+
+
+@contextmanager
+def delimited_writer(path: Path, delimiter: str) -> Iterator[Callable[[pa.Table], None]]:
+    """CSV or TSV."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        yield delimited_rows_to(file, delimiter)
+
+
+def delimited_rows_to(file: TextIO, delimiter: str) -> Callable[[pa.Table], None]:
+    """A function that appends rows under one header; several labels are joined by `|`."""
+    writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
+    begun = False
+
+    def write(rows: pa.Table) -> None:
+        nonlocal begun
+        if not begun:
+            writer.writerow(rows.column_names)
+            begun = True
+        for row in zip(*(column.to_pylist() for column in rows.columns), strict=True):
+            writer.writerow("|".join(value) if isinstance(value, list) else value for value in row)
+
+    return write
+
+
+@contextmanager
+def json_lines_writer(path: Path) -> Iterator[Callable[[pa.Table], None]]:
+    """One JSON object a row."""
+    with path.open("w", encoding="utf-8") as file:
+
+        def write(rows: pa.Table) -> None:
+            for row in rows.to_pylist():
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+        yield write
+
+
+@contextmanager
+def parquet_writer(path: Path) -> Iterator[Callable[[pa.Table], None]]:
+    """Parquet, a row group a window."""
+    writer: pq.ParquetWriter | None = None
+
+    def write(rows: pa.Table) -> None:
+        nonlocal writer
+        writer = writer or pq.ParquetWriter(path, rows.schema)
+        writer.write_table(rows)
+
+    try:
+        yield write
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+WRITERS: dict[str, Callable[[Path], Any]] = {
+    ".csv": lambda path: delimited_writer(path, ","),
+    ".tsv": lambda path: delimited_writer(path, "\t"),
+    ".jsonl": json_lines_writer,
+    ".parquet": parquet_writer,
+}

@@ -1,0 +1,301 @@
+"""The folder of a run: made whole, never overwritten, its parts swapped in as wholes."""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+import kitune
+from kitune.config import FREE_AT_RESUME, RunOptions, dump_yaml, flat
+from kitune.data.parts import Parts
+from kitune.errors import UserError, command
+from kitune.metrics import Metrics
+from kitune.model.encoder import save_pretrained
+from kitune.train.checkpoint import (
+    checkpoint_folder,
+    drop_old,
+    no_room,
+    require_space,
+    sweep,
+    sync,
+    write_folder,
+)
+from kitune.train.loop import State
+from kitune.train.optimizer import FlatAdamW
+
+# Number of the layout of this folder; a run of a later one is refused.
+FORMAT = 1
+WEIGHTS, MOMENTS, STATE = "model.safetensors", "moments.safetensors", "state.json"
+
+
+def choose_folder(out: str | Path | None) -> Path:
+    """The folder of a new run: `out`, or the next free name under runs/.
+
+    Raises:
+        UserError: it exists, or cannot be made.
+    """
+    if out is None:
+        return next(path for number in range(1, 1_000_000) if not (path := Path("runs") / f"run-{number:03d}").exists())
+    folder = Path(out)
+    if folder.exists():
+        is_run = (folder / "run.yaml").exists()
+        raise UserError(
+            f"{folder}: it exists already{' and is a run' if is_run else ''}; nothing in it was touched",
+            fix=f"go on with {command('kitune', 'train', '--resume', folder)}, or choose another --out"
+            if is_run
+            else "choose another --out, or leave it out and a new name is made",
+        )
+    return folder
+
+
+def require_writable(folder: Path) -> None:
+    """Refuse a place where the run cannot be written, before anything is computed."""
+    parent = folder.parent
+    while not parent.exists() and parent != parent.parent:
+        parent = parent.parent
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        what = "not a folder" if not parent.is_dir() else "you may not write there"
+        raise UserError(f"--out {folder}: {parent}: {what}", fix="choose another --out, such as runs/first")
+
+
+def create(folder: Path, options: RunOptions, record: Mapping[str, Any]) -> None:
+    """Make the run's folder with run.yaml and record.json in it, all at once."""
+
+    def write(staging: Path) -> None:
+        (staging / "run.yaml").write_text(dump_yaml(options), encoding="utf-8")
+        (staging / "record.json").write_text(as_json(record), encoding="utf-8")
+        (staging / "checkpoints").mkdir()
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        write_folder(folder, write, sealed=False)
+    except OSError as error:
+        raise UserError(f"--out {folder}: {error.strerror or error}", fix="choose another --out") from None
+
+
+def as_json(value: Any) -> str:
+    """Readable JSON with a line end."""
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+def facts() -> dict[str, Any]:
+    """What record.json says of the program and the machine."""
+    import transformers
+
+    return {
+        "format": FORMAT,
+        "command": command(*sys.argv) if sys.argv and sys.argv[0] else None,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {
+            "kitune": kitune.__version__,
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+        "machine": {"system": platform.platform(), "cpu": cpu_name(), "threads": torch.get_num_threads()},
+        "code": {"commit": commit()},
+    }
+
+
+def cpu_name() -> str:
+    """The processor, as the system calls it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or "unknown"
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def commit() -> str | None:
+    """The git commit of the current folder, None outside a repository."""
+    try:
+        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """record.json of a run.
+
+    Raises:
+        UserError: this is no run, or one of a later kitune.
+    """
+    try:
+        record: dict[str, Any] = json.loads((folder / "record.json").read_text(encoding="utf-8"))
+        number = int(record["format"])
+    except FileNotFoundError:
+        raise UserError(
+            f"{folder}: not a run: it has no record.json", fix="give the folder that kitune train wrote"
+        ) from None
+    except (ValueError, KeyError, TypeError):
+        raise UserError(
+            f"{folder / 'record.json'}: damaged", fix="start anew with kitune train DATA --out NEW"
+        ) from None
+    if number > FORMAT:
+        raise UserError(f"{folder}: written by a later kitune (format {number})", fix="pip install --upgrade kitune")
+    return record
+
+
+def refuse_changed_options(folder: Path, before: RunOptions, options: RunOptions) -> None:
+    """Refuse a resumption whose mathematics changed, naming the option."""
+    old, new = flat(before), flat(options)
+    # A path may differ: that the rows are the same is proved by their fingerprint.
+    free = FREE_AT_RESUME | {"data.train", "data.valid", "data.test"}
+    changed = [name for name in old if old[name] != new[name] and name not in free]
+    if changed:
+        name = changed[0]
+        words = command(
+            "kitune", "train", options.data.train or "DATA", "--model", folder, "--set", f"{name}={new[name]}"
+        )
+        raise UserError(
+            f"{folder}: {name} was {old[name]!r} and is now {new[name]!r}, so this would be another training",
+            fix=f"leave it out to go on, or start a new run from this one's weights: {words}",
+        )
+
+
+def refuse_changed_data(folder: Path, record: Mapping[str, Any], parts: Parts) -> None:
+    """Refuse a resumption on other rows, naming the part and its file."""
+    fingerprints = parts.fingerprints()
+    for part in sorted(set(fingerprints) | set(record["data"])):
+        if record["data"].get(part) != fingerprints.get(part):
+            table = parts.tables.get(part)
+            source = table.source if table is not None else "none"
+            raise UserError(
+                f"{folder}: the {part} rows ({source}) are not those that it was trained on",
+                fix="put the old data back to go on, or start a new run: "
+                + command("kitune", "train", parts.options.data.train or "DATA", "--model", folder),
+            )
+
+
+def differences(record: Mapping[str, Any], threads: int) -> list[str]:
+    """What is not as it was when the run began: allowed, but then the last bits may differ."""
+    now = facts()
+    said = [
+        f"{name} is now {now['versions'].get(name)} and was {version}: the last bits may differ"
+        for name, version in record["versions"].items()
+        if now["versions"].get(name) != version
+    ]
+    for name in ("cpu", "threads"):
+        before, here = record["machine"].get(name), threads if name == "threads" else now["machine"][name]
+        if before != here:
+            said.append(f"{name}: now {here}, before {before}: the last bits may differ")
+    return said
+
+
+def note_resume(folder: Path, record: dict[str, Any], options: RunOptions, changed: Sequence[str]) -> None:
+    """Add this resumption to record.json and put its options into run.yaml."""
+    entry = {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "epochs": options.train.epochs,
+        "differs": list(changed),
+    }
+    replace_file(folder / "record.json", as_json({**record, "resumed": [*record["resumed"], entry]}))
+    replace_file(folder / "run.yaml", dump_yaml(options))
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Put `text` at `path`: the old or the new, never between."""
+    staging = path.with_name("." + path.name)
+    staging.write_text(text, encoding="utf-8")
+    sync(staging)
+    staging.replace(path)
+
+
+def mark_finished(folder: Path, result: Mapping[str, Any]) -> None:
+    """Write metrics.json: the scores of best/, and the mark that the run came to its end."""
+    replace_file(folder / "metrics.json", as_json(result))
+
+
+def is_finished(folder: Path, step: int) -> bool:
+    """Whether the run came to its end at `step`."""
+    try:
+        return bool(json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["step"] == step)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def read_metrics(model: Path) -> dict[str, Any]:
+    """metrics.json of best/ or last/; empty for a model from elsewhere."""
+    path = model / "metrics.json"
+    if not path.exists():
+        return {}
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def best_weights(folder: Path) -> dict[str, Tensor]:
+    """The weights of best/ by name."""
+    return dict(load_file(folder / "best" / WEIGHTS))
+
+
+def restore(checkpoint: Path, optimizer: FlatAdamW) -> State:
+    """Take over weights, moments and state of a checkpoint that its manifest has proved whole."""
+    saved = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
+    optimizer.restore(load_file(checkpoint / WEIGHTS), load_file(checkpoint / MOMENTS), saved["step_count"])
+    return State(**saved["state"])
+
+
+class Keeper:
+    """Writes a run's checkpoints, best/ and last/; the weights of one step are one file on the disk, linked."""
+
+    def __init__(self, folder: Path, options: RunOptions, network: Any, tokenizer: Any, optimizer: FlatAdamW) -> None:
+        self.folder, self.options = folder, options
+        self.network, self.tokenizer, self.optimizer = network, tokenizer, optimizer
+        sweep(folder)
+
+    def save(self, state: State, *, best: Metrics | None, last: bool) -> None:
+        """Write a checkpoint, and before it best/ (where `best` has its metrics) and last/, so that a crash between them
+        leaves a checkpoint that will write both again.
+
+        Raises:
+            UserError: the disk is full or read-only; what was whole before still is.
+        """
+        checkpoints = self.folder / "checkpoints"
+        elements = self.optimizer.master.numel()
+        try:
+            require_space(self.folder, 4 * elements * 3 + 2**20)
+
+            def write(staging: Path) -> None:
+                save_file(self.weights(), staging / WEIGHTS, {"format": "pt"})
+                (staging / WEIGHTS).chmod(0o644)  # safetensors makes it the owner's alone
+                exp_avg, exp_avg_sq = self.optimizer.moments
+                save_file({"exp_avg": exp_avg.cpu(), "exp_avg_sq": exp_avg_sq.cpu()}, staging / MOMENTS)
+                saved = {"state": state.as_json(), "step_count": self.optimizer.step_count}
+                (staging / STATE).write_text(json.dumps(saved), encoding="utf-8")
+                if best is not None:
+                    self.write_model("best", staging / WEIGHTS, best)
+                if last:
+                    self.write_model("last", staging / WEIGHTS, {"step": state.step})
+
+            write_folder(checkpoint_folder(checkpoints, state.step), write, sealed=True)
+            drop_old(checkpoints, self.options.engine.keep_checkpoints)
+        except OSError as error:
+            sweep(self.folder)
+            raise no_room(self.folder, error.strerror or str(error)) from None
+
+    def weights(self) -> dict[str, Tensor]:
+        """Every tensor of the network's state by name: trained ones as fp32 master weights."""
+        state = {name: tensor.detach() for name, tensor in self.network.state_dict().items()}
+        state |= dict(self.optimizer.weights())
+        # Copies: safetensors refuses tensors that lie in one storage, as the flat buffer's do.
+        return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()}
+
+    def write_model(self, name: str, weights: Path, metrics: Mapping[str, Any]) -> None:
+        """Swap in best/ or last/: a folder that from_pretrained loads, with run.yaml and metrics.json beside."""
+
+        def write(staging: Path) -> None:
+            save_pretrained(self.network, self.tokenizer, weights, staging)
+            (staging / "run.yaml").write_text(dump_yaml(self.options), encoding="utf-8")
+            (staging / "metrics.json").write_text(as_json(metrics), encoding="utf-8")
+
+        write_folder(self.folder / name, write, sealed=False)

@@ -1,0 +1,62 @@
+"""Settings that work without tuning, from the size of the model and the data.
+
+Chosen on data sets that stand in no table of BENCHMARKS.md (trec, sst5 and our own tickets); see there for the figures.
+"""
+
+import math
+
+from kitune.config import TaskName, TrainOptions
+from kitune.errors import UserError
+from kitune.metrics import MORE_IS_BETTER
+from kitune.tasks import TASKS
+
+# A 22M-parameter encoder with two classes learns best at this rate; larger ones need less, many classes more.
+BASE_RATE, BASE_PARAMETERS = 8e-5, 2.2e7
+LEAST_STEPS, MOST_EPOCHS, FEWEST_EPOCHS = 1_200, 12, 4
+
+
+def resolve(options: TrainOptions, *, task: TaskName, rows: int, num_labels: int, parameters: int) -> TrainOptions:
+    """`options` with a number in place of every `auto`.
+
+    Args:
+        rows: of train.
+        parameters: of the whole network.
+    """
+    batch_rows = 16 if options.batch_rows == "auto" else options.batch_rows
+    epochs = default_epochs(rows, batch_rows, num_labels, task) if options.epochs == "auto" else options.epochs
+    rate = default_rate(num_labels, parameters, task) if options.learning_rate == "auto" else options.learning_rate
+    resume_rate = rate / 2 if options.resume_learning_rate == "auto" else options.resume_learning_rate
+    best = TASKS[task].headline[0] if options.best_metric == "auto" else options.best_metric
+    if best != "loss" and best not in TASKS[task].headline:
+        raise UserError(
+            f"train.best_metric: a {task} task has no {best}",
+            fix=f"choose among loss, {', '.join(TASKS[task].headline)}",
+        )
+    if best == "f1" and num_labels != 2:
+        raise UserError("train.best_metric: f1 is for two classes", fix="--set train.best_metric=macro_f1")
+    assert best in MORE_IS_BETTER
+    patience = 3 if options.patience == "auto" else options.patience
+    return options.model_copy(
+        update={
+            "batch_rows": batch_rows,
+            "epochs": epochs,
+            "learning_rate": rate,
+            "resume_learning_rate": resume_rate,
+            "best_metric": best,
+            "patience": patience,
+        }
+    )
+
+
+def default_rate(num_labels: int, parameters: int, task: TaskName) -> float:
+    """Peak learning rate, two digits: falls with the root of the model's size, rises with the number of classes."""
+    size = (BASE_PARAMETERS / max(parameters, 1_000_000)) ** 0.5
+    classes = 1.0 if task == "regression" else (max(2, num_labels) / 2) ** 0.25
+    return float(f"{min(3e-4, max(1e-5, BASE_RATE * size * classes)):.1e}")
+
+
+def default_epochs(rows: int, batch_rows: int, num_labels: int, task: TaskName) -> int:
+    """Epochs: enough steps for small data and for many classes, few where rows are plenty."""
+    wanted = LEAST_STEPS * (1.0 if task == "regression" else max(1.0, math.log10(max(2, num_labels)) * 2))
+    steps = max(1, math.ceil(rows / batch_rows))
+    return max(FEWEST_EPOCHS if rows < 50_000 else 3, min(MOST_EPOCHS, math.ceil(wanted / steps)))

@@ -1,0 +1,132 @@
+"""Where the network runs: device, precision, threads, and the other processes, through Accelerate."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kitune.config import EngineOptions, Precision
+from kitune.errors import UserError, command
+
+DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+# Accelerate takes these over its arguments; kitune has options of its own for both.
+OVERRIDES = {
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "train.accumulation",
+    "ACCELERATE_MIXED_PRECISION": "engine.precision",
+}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """One process among `world_size`, and what it computes on.
+
+    Attributes:
+        accelerator: Accelerate's, or None where this is the only process.
+    """
+
+    device: torch.device
+    precision: Precision
+    threads: int
+    rank: int
+    world_size: int
+    accelerator: Any
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes and speaks."""
+        return self.rank == 0
+
+    def sum_over_ranks(self, tensor: Tensor) -> Tensor:
+        """The sum of every process's `tensor`, on each of them."""
+        return tensor if self.accelerator is None else self.accelerator.reduce(tensor, "sum")
+
+    def gather(self, values: Sequence[Any]) -> list[Any]:
+        """The items of every process behind one another, by rank, on each of them."""
+        if self.accelerator is None:
+            return list(values)
+        from accelerate.utils import gather_object
+
+        return list(gather_object(list(values)))
+
+    def meet(self) -> None:
+        """Wait until every process is here."""
+        if self.accelerator is not None:
+            self.accelerator.wait_for_everyone()
+
+    def describe(self) -> str:
+        """The sentence that is said at the start."""
+        where = (
+            torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else f"CPU, {self.threads} threads"
+        )
+        ranks = f", process {self.rank} of {self.world_size}" if self.world_size > 1 else ""
+        return f"{where}, {self.precision}{ranks}"
+
+
+def connect(options: EngineOptions) -> Machine:
+    """The machine of this process, joined to the others where torchrun or accelerate started several.
+
+    Raises:
+        UserError: the launcher's settings contradict kitune's, or the processes do not find each other.
+    """
+    refuse_overrides(options)
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    on_cuda = torch.cuda.is_available() if options.device == "auto" else options.device == "cuda"
+    if on_cuda and not torch.cuda.is_available():
+        raise UserError("engine.device: cuda was asked for and there is none", fix="--set engine.device=cpu")
+    accelerator = None
+    if world_size > 1:
+        from accelerate import Accelerator
+
+        # Without cpu=True torchrun's processes stay unconnected on a CPU (accelerate 1.15).
+        accelerator = Accelerator(cpu=not on_cuda)
+        if accelerator.num_processes != world_size:
+            raise UserError(
+                f"{world_size} processes were started and {accelerator.num_processes} found each other",
+                fix=command("torchrun", "--nproc-per-node", world_size, "-m", "kitune", "train", "..."),
+            )
+    device = accelerator.device if accelerator else torch.device("cuda" if on_cuda else "cpu")
+    threads = set_threads(options, world_size)
+    if on_cuda and options.deterministic:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+    precision = choose_precision(options, device)
+    return Machine(device, precision, threads, accelerator.process_index if accelerator else 0, world_size, accelerator)
+
+
+def refuse_overrides(options: EngineOptions) -> None:
+    """Refuse settings of the launcher that would silently replace kitune's, and sharding, which is not built."""
+    for variable, option in OVERRIDES.items():
+        value = os.environ.get(variable)
+        if value and value not in {"1", "no"}:
+            raise UserError(
+                f"{variable}={value} is set, and Accelerate would take it over kitune's own {option}",
+                fix=f"unset {variable}; use --set {option}={value} instead",
+            )
+    for variable in ("ACCELERATE_USE_FSDP", "ACCELERATE_USE_DEEPSPEED"):
+        if os.environ.get(variable, "false").lower() in {"1", "true"}:
+            raise UserError(f"{variable} is set, and kitune does not shard models", fix=f"unset {variable}")
+
+
+def set_threads(options: EngineOptions, world_size: int) -> int:
+    """Threads of this process: told, or its share of the cores (torchrun would say 1)."""
+    if options.threads == "auto":
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+        threads = max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", world_size)))
+    else:
+        threads = options.threads
+    torch.set_num_threads(threads)
+    return threads
+
+
+def choose_precision(options: EngineOptions, device: torch.device) -> Precision:
+    """The precision that was told, else bf16 where the machine multiplies it in hardware, else fp32."""
+    if options.precision != "auto":
+        return options.precision
+    if device.type == "cuda":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    can = torch.cpu.get_capabilities()
+    return "bf16" if can.get("avx512_bf16") or can.get("amx_bf16") or can.get("sve_bf16") else "fp32"

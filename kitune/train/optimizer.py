@@ -1,0 +1,153 @@
+"""AdamW over flat buffers: master weights, gradients and moments each in one aligned piece of memory."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kitune.config import TrainOptions
+
+# Every parameter begins at a multiple of so many bytes, in fresh and resumed runs alike: what oneDNN and MKL compute
+# moves in the last bit with the alignment of their operands.
+ALIGNMENT_BYTES = 64
+
+
+@dataclass(frozen=True)
+class Slot:
+    """The place of one parameter in the flat buffers, in elements."""
+
+    name: str
+    begin: int
+    shape: torch.Size
+
+    def of(self, buffer: Tensor) -> Tensor:
+        """This parameter's view of a flat buffer."""
+        return buffer[self.begin : self.begin + self.shape.numel()].view(self.shape)
+
+
+def aligned_zeros(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """(size,) zeros that begin at a multiple of `ALIGNMENT_BYTES`."""
+    spare = ALIGNMENT_BYTES // dtype.itemsize
+    raw = torch.zeros(size + spare, dtype=dtype, device=device)
+    shift = -raw.data_ptr() % ALIGNMENT_BYTES // dtype.itemsize
+    return raw[shift : shift + size]
+
+
+def decays(parameter: Tensor) -> bool:
+    """Whether weight decay acts on it: on matrices and embeddings, not on biases and norms."""
+    return parameter.ndim > 1
+
+
+class FlatAdamW:
+    """A network's trainable parameters in flat buffers, and AdamW over them.
+
+    The network computes in `dtype` on views of `working`; gradients gather in fp32, and the update acts on `master`, which is
+    `working` itself where `dtype` is fp32. Two more floats behind the gradients carry the loss and the wish to end, so that
+    one sum over the processes is enough for an update.
+
+    Source: Loshchilov and Hutter 2019, arXiv:1711.05101, algorithm 2, as `torch.optim.AdamW` (fused).
+    """
+
+    def __init__(self, network: nn.Module, options: TrainOptions, *, dtype: torch.dtype, device: torch.device) -> None:
+        trainable = [(name, parameter) for name, parameter in network.named_parameters() if parameter.requires_grad]
+        ordered = [pair for pair in trainable if decays(pair[1])] + [pair for pair in trainable if not decays(pair[1])]
+        self.slots: list[Slot] = []
+        step = ALIGNMENT_BYTES // 2  # elements; a multiple of the alignment in 2-byte types and in fp32
+        size = self.num_decayed = 0
+        for name, parameter in ordered:
+            self.slots.append(Slot(name, size, parameter.shape))
+            size += -(-parameter.numel() // step) * step
+            self.num_decayed = size if decays(parameter) else self.num_decayed
+        self.master = aligned_zeros(size, torch.float32, device)
+        self.working = self.master if dtype == torch.float32 else aligned_zeros(size, dtype, device)
+        self.exchanged = aligned_zeros(size + 2, torch.float32, device)
+        self.gradient, self.loss, self.end_requests = (
+            self.exchanged[:size],
+            self.exchanged[size],
+            self.exchanged[size + 1],
+        )
+        self.moments = (aligned_zeros(size, torch.float32, device), aligned_zeros(size, torch.float32, device))
+        self.parameters = [parameter for _, parameter in ordered]
+        with torch.no_grad():
+            for slot, parameter in zip(self.slots, self.parameters, strict=True):
+                slot.of(self.master).copy_(parameter)
+        self._step_counts = [torch.zeros((), device=device), torch.zeros((), device=device)]
+        self._adamw = self._build(options)
+        self._adopt(network, dtype, device)
+
+    def _build(self, options: TrainOptions) -> torch.optim.AdamW:
+        """torch's fused AdamW over two flat pieces, decayed and not, with the moments in our own buffers."""
+        pieces = (slice(0, self.num_decayed), slice(self.num_decayed, None))
+        groups: list[dict[str, Any]] = []
+        for piece, decay in zip(pieces, (options.weight_decay, 0.0), strict=True):
+            flat = nn.Parameter(self.master[piece])
+            flat.grad = self.gradient[piece]
+            groups.append({"params": [flat], "weight_decay": decay})
+        betas = (options.beta1, options.beta2)
+        adamw = torch.optim.AdamW(
+            [group for group in groups if len(group["params"][0])], betas=betas, eps=options.epsilon, fused=True
+        )
+        for group, piece, count in zip(groups, pieces, self._step_counts, strict=True):
+            adamw.state[group["params"][0]] = {
+                "step": count,
+                "exp_avg": self.moments[0][piece],
+                "exp_avg_sq": self.moments[1][piece],
+            }
+        return adamw
+
+    def _adopt(self, network: nn.Module, dtype: torch.dtype, device: torch.device) -> None:
+        """Let the network's parameters be views of the buffers, and its other tensors follow to `device`."""
+        for slot, parameter in zip(self.slots, self.parameters, strict=True):
+            parameter.data = slot.of(self.working)
+            if dtype != torch.float32:
+                parameter.grad_dtype = torch.float32
+            parameter.grad = slot.of(self.gradient)
+        for buffer in network.buffers():
+            buffer.data = buffer.data.to(device)
+        self.refresh_working()
+
+    def refresh_working(self) -> None:
+        """Round the master weights to the precision that the network computes in."""
+        if self.working is not self.master:
+            self.working.copy_(self.master)
+
+    def zero_gradient(self) -> None:
+        """Begin an update. In place, because autograd adds to these very views."""
+        self.exchanged.zero_()
+
+    @property
+    def step_count(self) -> int:
+        """Updates so far, for AdamW's bias correction."""
+        return int(self._step_counts[0])
+
+    def restore(self, weights: dict[str, Tensor], moments: dict[str, Tensor], step_count: int) -> None:
+        """Take over saved weights by name, flat moments and the count of updates."""
+        self.load_weights(weights)
+        self.moments[0].copy_(moments["exp_avg"])
+        self.moments[1].copy_(moments["exp_avg_sq"])
+        for count in self._step_counts:
+            count.fill_(step_count)
+
+    def load_weights(self, weights: dict[str, Tensor]) -> None:
+        """Take over saved weights by name."""
+        for slot in self.slots:
+            slot.of(self.master).copy_(weights[slot.name])
+        self.refresh_working()
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Name and fp32 master weight of each trainable parameter."""
+        for slot in self.slots:
+            yield slot.name, slot.of(self.master)
+
+    def gradient_norm(self) -> Tensor:
+        """The norm of all gradients together, a scalar on the device."""
+        return torch.linalg.vector_norm(self.gradient)
+
+    def step(self, learning_rate: float) -> None:
+        """One update of the master weights, and of the working ones after them."""
+        for group in self._adamw.param_groups:
+            group["lr"] = learning_rate
+        self._adamw.step()
+        self.refresh_working()
