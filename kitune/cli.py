@@ -1,5 +1,6 @@
 """The command line. Everything heavy is imported by the command that needs it, so that --help answers at once."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -11,7 +12,6 @@ from kitune.errors import UserError
 app = typer.Typer(
     name="kitune",
     help="Fine-tune pretrained text encoders on your own data.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -22,7 +22,7 @@ Out = Annotated[Path | None, typer.Option("--out", help="The file to write: .csv
 Which = Annotated[str, typer.Option("--which", help="best or last.")]
 
 
-@app.command(no_args_is_help=True)
+@app.command()
 def train(
     data: Annotated[str | None, typer.Argument(metavar="[DATA]", help="The rows to learn from.")] = None,
     model: Annotated[str | None, typer.Option("--model", help="starter, a folder, a run, or a hub name.")] = None,
@@ -70,7 +70,7 @@ def train(
     )
 
 
-@app.command(no_args_is_help=True)
+@app.command()
 def evaluate(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run, or any classification folder or hub name.")],
     data: Data,
@@ -87,7 +87,7 @@ def evaluate(
     print(dumps(metrics, indent=2) if json else "\n".join(f"{name:<16} {value:.4f}" for name, value in metrics.items()))
 
 
-@app.command(no_args_is_help=True)
+@app.command()
 def predict(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run, or any classification folder or hub name.")],
     data: Annotated[str, typer.Argument(metavar="DATA", help="A file, or - for standard input.")],
@@ -118,9 +118,20 @@ def part(which: str) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command; a mistake that can be mended ends in a sentence and exit code 2."""
+    """Run a command and exit; a mistake that can be mended ends in a sentence and exit code 2."""
+    words = (sys.argv[1:] if arguments is None else list(arguments)) or ["--help"]
+    command = typer.main.get_command(app)
     try:
-        app(args=arguments, standalone_mode=True)
+        # What typer does when it is called, but for its way with Ctrl-C and broken pipes, which would not come here.
+        with command.make_context("kitune", words) as context:
+            command.invoke(context)
+    except typer.Exit as done:  # --help
+        sys.exit(done.exit_code)
+    except typer.TyperException as error:  # an unknown option, a missing argument
+        place = getattr(error, "ctx", None)
+        fix = f"{place.command_path if place else 'kitune'} --help shows what there is"
+        print(f"error: {UserError(error.format_message(), fix=fix)}", file=sys.stderr)
+        sys.exit(2)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -129,4 +140,6 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"interrupted{hint}", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at exit
         sys.exit(141)
+    sys.exit(0)

@@ -30,7 +30,7 @@ from kitune.run_folder import (
     create,
     differences,
     facts,
-    is_finished,
+    finished_epochs,
     mark_finished,
     note_resume,
     read_metrics,
@@ -135,15 +135,7 @@ def finetune(options: RunOptions, sources: Mapping[str, Source], out: str | Path
     parts, said = read_parts(options, sources)
     for sentence in said:
         say(sentence)
-    source = model_folder(options.model, options.revision)
-    pretrained = load_pretrained(
-        source,
-        parts.task,
-        parts.names,
-        seed=options.train.seed,
-        dropout=options.train.dropout,
-        label_shares=label_shares(parts),
-    )
+    pretrained = network_for(parts)
     for sentence in pretrained.said:
         say(sentence)
     resolved = settle(parts, pretrained, say)
@@ -180,10 +172,7 @@ def go_on(folder: Path, changes: Mapping[str, Any], sources: Mapping[str, Source
         )
     parts, _ = read_parts(options, {part: source for part, source in given.items() if source is not None})
     refuse_changed_data(folder, record, parts)
-    source = model_folder(options.model, options.revision)
-    pretrained = load_pretrained(
-        source, parts.task, parts.names, seed=options.train.seed, dropout=options.train.dropout
-    )
+    pretrained = network_for(parts)
     encoded = encode_parts(parts, pretrained, options, machine)
     changed = differences(record, machine.threads)
     for sentence in changed:
@@ -192,6 +181,19 @@ def go_on(folder: Path, changes: Mapping[str, Any], sources: Mapping[str, Source
         note_resume(folder, record, options, changed)
     machine.meet()
     return learn(folder, parts, pretrained, encoded, options, machine, resuming=True)
+
+
+def network_for(parts: Parts) -> Pretrained:
+    """The network before its first step; the same one at every call, so that a run without a checkpoint begins again."""
+    options = parts.options
+    return load_pretrained(
+        model_folder(options.model, options.revision),
+        parts.task,
+        parts.names,
+        seed=options.train.seed,
+        dropout=options.train.dropout,
+        label_shares=label_shares(parts),
+    )
 
 
 def settle(parts: Parts, pretrained: Pretrained, say: Any) -> RunOptions:
@@ -292,25 +294,25 @@ def learn(
         state = restored(folder, training, options, machine)
     journal = Journal(folder, writes=machine.is_first, step=state.step)
     journal.write_log(state.log)
-    threshold = 0.5
+    latest: Metrics = {}
 
     def evaluate() -> Metrics:
-        nonlocal threshold
         logits = outputs(network, encoded["valid"], pad_id=training.pad_id, machine=machine)
         threshold = threshold_of(parts.task, logits, encoded["valid"])
-        facts = {"threshold": threshold} if parts.task == "multi-label" else {}
-        return score(parts.task, logits, encoded["valid"], **facts)
+        metrics = measured(parts.task, logits, encoded["valid"], threshold)
+        latest.update(metrics, threshold=threshold)
+        return metrics
 
     def save(state: State, improved: bool) -> None:
-        if keeper is None:
-            return
-        metrics = None
-        if improved:
-            metrics = {"step": state.step, "threshold": threshold, **newest_metrics(state)}
-        keeper.save(state, best=metrics, last=state.stopped or state.step in training.epochs.ends)
+        if keeper is not None:
+            last = state.stopped or state.step in training.epochs.ends
+            keeper.save(state, best={"step": state.step, **latest} if improved else None, last=last)
 
     try:
         fit(training, state, journal, evaluate=evaluate, save=save)
+        if state.best_step is None:  # no epochs at all, or no score that was a number
+            evaluate()
+            save(state, True)
     except NotFinite as found:
         raise not_finite(found, parts.tables["train"], folder, options) from None
     except Interrupted:
@@ -336,11 +338,10 @@ def threshold_of(task: TaskName, logits: NDArray[np.float32], encoded: Encoded) 
     return best_threshold(logits, encoded.labels.astype(np.float32))
 
 
-def newest_metrics(state: State) -> Metrics:
-    """The metrics of the evaluation that has just been noted."""
-    entry = list(state.log.values())[-1]
-    steps = entry.get("steps", {})
-    return dict(steps[str(state.step)] if str(state.step) in steps else entry["valid_log"])
+def measured(task: TaskName, logits: NDArray[np.float32], encoded: Encoded, threshold: float) -> Metrics:
+    """Loss and metrics of logits, at the threshold where labels are many."""
+    facts = {"threshold": threshold} if task == "multi-label" else {}
+    return score(task, logits, encoded, **facts)
 
 
 def restored(folder: Path, training: Training, options: RunOptions, machine: Machine) -> State:
@@ -364,8 +365,8 @@ def restored(folder: Path, training: Training, options: RunOptions, machine: Mac
             f"{folder}: {state.step:,} steps are done, and {options.train.epochs} epochs have only {total:,}",
             fix=command("kitune", "train", "--resume", folder, "--set", "train.epochs=N") + " with a larger N",
         )
-    was_finished = is_finished(folder, state.step)
-    if was_finished and (state.step < total or state.stopped):
+    finished = finished_epochs(folder, state.step)
+    if finished is not None and training.epochs.count > finished:
         state.decay_from, state.peak = state.step, float(options.train.resume_learning_rate)
         state.stopped, state.waiting = False, 0
         speak(machine, f"the finished run gets {total - state.step:,} more steps, from a rate of {state.peak:g} down")
@@ -413,8 +414,7 @@ def finish(
         if part not in encoded:
             continue
         logits = outputs(training.network, encoded[part], pad_id=training.pad_id, machine=machine)
-        told = {"threshold": threshold} if parts.task == "multi-label" else {}
-        metrics[part] = score(parts.task, logits, encoded[part], **told)
+        metrics[part] = measured(parts.task, logits, encoded[part], threshold)
         if machine.is_first:
             answers = Predictions(logits, parts.names, parts.task, threshold)
             target = folder / "predictions" / f"{part}.parquet"
@@ -422,7 +422,7 @@ def finish(
         names = ("loss", *TASKS[parts.task].headline)
         speak(machine, f"best/ on {part} ({numbered(len(logits), 'row')}): {table_line(metrics[part], names)}")
     if machine.is_first:
-        mark_finished(folder, {"step": state.step, "best_step": state.best_step, "metrics": metrics})
+        mark_finished(folder, state, options, metrics)
     speak(
         machine,
         f"the run is in {folder}; use it with {command('kitune', 'predict', folder, 'DATA', '--out', 'FILE.csv')}",

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kitune.config import EngineOptions, Precision, TaskName, load_yaml
+from kitune.config import Precision, TaskName, checked, load_yaml
 from kitune.data.columns import guess_text, require_columns
 from kitune.data.encode import encode
 from kitune.data.labels import label_array
@@ -23,7 +23,7 @@ from kitune.data.table import Table
 from kitune.errors import UserError, numbered
 from kitune.evaluate.score import WINDOW_ROWS, Predictions, outputs, score
 from kitune.metrics import Metrics
-from kitune.model.encoder import load_pretrained, model_folder
+from kitune.model.encoder import load_config, load_pretrained, model_folder
 from kitune.run_folder import read_metrics
 from kitune.tasks import task_of
 from kitune.train.devices import DTYPES, Machine, connect
@@ -111,20 +111,18 @@ def load(name: str | Path, *, which: str = "best", precision: Precision = "fp32"
     Raises:
         UserError: there is no such model, or it has no head for classification or regression.
     """
-    from transformers import AutoConfig
-
     folder = model_folder(str(name), revision, which=which)
-    config = AutoConfig.from_pretrained(folder)
+    config = load_config(folder)
     if not any("SequenceClassification" in kind for kind in config.architectures or []):
         raise UserError(
             f"{name}: an encoder without a trained head answers nothing",
             fix=f"train it first: kitune train DATA --model {name}",
         )
-    machine = connect(EngineOptions(precision=precision))
+    machine = connect(checked({"engine": {"precision": precision}}, "load").engine)
     task = task_of(config.problem_type, config.num_labels)
     names = tuple(str(label) for _, label in sorted(config.id2label.items()))
     pretrained = load_pretrained(folder, task, names)
-    pretrained.network.to(machine.device, DTYPES[precision]).eval()
+    pretrained.network.to(machine.device, DTYPES[machine.precision]).eval()
     options = load_yaml(folder / "run.yaml") if (folder / "run.yaml").exists() else None
     return Model(
         pretrained.network,

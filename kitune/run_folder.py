@@ -211,17 +211,16 @@ def replace_file(path: Path, text: str) -> None:
     staging.replace(path)
 
 
-def mark_finished(folder: Path, result: Mapping[str, Any]) -> None:
+def mark_finished(folder: Path, state: State, options: RunOptions, metrics: Mapping[str, Metrics]) -> None:
     """Write metrics.json: the scores of best/, and the mark that the run came to its end."""
+    result = {"step": state.step, "epochs": options.train.epochs, "best_step": state.best_step, **metrics}
     replace_file(folder / "metrics.json", as_json(result))
 
 
-def is_finished(folder: Path, step: int) -> bool:
-    """Whether the run came to its end at `step`."""
-    try:
-        return bool(json.loads((folder / "metrics.json").read_text(encoding="utf-8"))["step"] == step)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+def finished_epochs(folder: Path, step: int) -> int | None:
+    """The epochs that the run had when it came to its end at `step`; None where it did not."""
+    result = read_metrics(folder)
+    return int(result["epochs"]) if result.get("step") == step else None
 
 
 def read_metrics(model: Path) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def argmax_name(logits: NDArray[np.float32], names: Sequence[str], threshold: fl
 
 def names_above(logits: NDArray[np.float32], names: Sequence[str], threshold: float) -> Decoded:
     """The names of all outputs whose probability reaches the threshold."""
-    return [[names[i] for i in np.flatnonzero(row)] for row in sigmoid(logits) >= threshold]
+    return [[names[int(i)] for i in np.flatnonzero(row)] for row in sigmoid(logits) >= threshold]
 
 
 def raw_value(logits: NDArray[np.float32], names: Sequence[str], threshold: float) -> Decoded:

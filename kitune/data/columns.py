@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -100,7 +101,7 @@ def require_columns(table: Table, names: Sequence[str]) -> None:
             listed = ", ".join(table.columns[:12])
             raise UserError(
                 f"{table.source}: there is no column {name!r}; there are {listed}",
-                fix=f"did you mean {near[0]!r}?" if near else "name one of these with --text or --label",
+                fix=f"did you mean {near[0]!r}?" if near else "name one of these",
             )
 
 
@@ -155,6 +156,12 @@ def refuse_rows(table: Table, rows: Sequence[int], what: str, fix: str) -> None:
 
 
 def without_labels_fix(table: Table, column: str) -> str:
-    """How to drop the rows without a label, in a shell."""
-    script = f"import pandas as p; p.read_csv({table.source!r}).dropna(subset=[{column!r}]).to_csv('labelled.csv', index=False)"
+    """How to drop the rows without a label, in a shell where they came as a file."""
+    if not Path(table.source).is_file():
+        return "label them, or drop them"
+    script = (
+        "import pyarrow.parquet as p; from kitune.data.read import read_table; "
+        f"t = read_table({table.source!r}).data; kept = [str(v or '').strip() != '' or v == 0 for v in t[{column!r}].to_pylist()]; "
+        "p.write_table(t.filter(kept), 'labelled.parquet')"
+    )
     return "label them, or drop them: " + command("python", "-c", script)

@@ -93,9 +93,9 @@ def encode(table: Table, text: Sequence[str], tokenizer: Any, *, max_length: int
     With `cache` they are memory-mapped from a folder that is named by the texts, the tokenizer and `max_length`.
     """
     if not cache:
-        with tempfile.TemporaryDirectory() as folder:
-            write_ids(table, text, tokenizer, max_length, Path(folder))
-            return read_ids(Path(folder), mapped=False)
+        with tempfile.TemporaryDirectory() as place:
+            write_ids(table, text, tokenizer, max_length, Path(place))
+            return read_ids(Path(place), mapped=False)
     key = content_key(table.fingerprint(text), tokenizer_content(tokenizer), str(max_length))
     folder = made_once(
         cache_folder() / "encoded" / key, lambda staging: write_ids(table, text, tokenizer, max_length, staging)

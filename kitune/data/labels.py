@@ -62,7 +62,7 @@ def label_lists(values: Sequence[Any], separator: str) -> list[list[str]]:
     if separator == "auto":
         flat = sorted({value for value in values if isinstance(value, str)})
         separator = separator_of(flat) or ","
-    lists = []
+    lists: list[list[str]] = []
     for value in values:
         if value is None or value == "":
             lists.append([])

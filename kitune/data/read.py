@@ -105,12 +105,14 @@ def delimited_rows(file: Iterable[str], source: str, delimiter: str) -> Table:
     lines = iter(file)
     if delimiter == "\t":
         text = list(lines)
-        quoting = csv.QUOTE_MINIMAL if quotes_enclose_fields(text, delimiter) else csv.QUOTE_NONE
+        quoted = quotes_enclose_fields(text, delimiter)
         lines = iter(text)
     else:
-        quoting = csv.QUOTE_MINIMAL
+        quoted = True
     csv.field_size_limit(2**31 - 1)
-    reader = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)
+    reader = csv.reader(
+        lines, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE, strict=True
+    )
     try:
         return assemble(numbered_rows(reader, source), source)
     except csv.Error as error:

@@ -19,13 +19,13 @@ def strata(labels: NDArray[np.int64] | NDArray[np.float32]) -> NDArray[np.int64]
         labels: as `label_array` gives them.
     """
     if labels.ndim == 1:
-        return labels.astype(np.int64)
+        return np.asarray(labels, dtype=np.int64)
     if labels.shape[1] == 1:
         cuts = np.quantile(labels[:, 0], np.linspace(0, 1, REGRESSION_STRATA + 1)[1:-1])
-        return np.searchsorted(cuts, labels[:, 0], side="right").astype(np.int64)
+        return np.asarray(np.searchsorted(cuts, labels[:, 0], side="right"), dtype=np.int64)
     counts = labels.sum(axis=0)
     rarity = np.where(labels > 0, counts[None, :], np.inf)
-    return np.where(labels.any(axis=1), rarity.argmin(axis=1), labels.shape[1]).astype(np.int64)
+    return np.asarray(np.where(labels.any(axis=1), rarity.argmin(axis=1), labels.shape[1]), dtype=np.int64)
 
 
 def units(table: Table, columns: Columns) -> Rows:

@@ -175,12 +175,29 @@ def load_tokenizer(folder: Path) -> Any:
         told["do_lower_case"] = not any(token.isascii() and token[:1].isupper() for token in tokens)
     with quiet_transformers():
         try:
-            return AutoTokenizer.from_pretrained(folder, **told)
+            tokenizer = AutoTokenizer.from_pretrained(folder, **told)
         except (OSError, ValueError, KeyError, ImportError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(
                 f"{folder}: its tokenizer does not load: {reason}", fix="put the tokenizer's files there"
             ) from None
+    # Where no file holds a vocabulary, transformers makes a tokenizer to which every word is unknown.
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):
+        raise UserError(f"{folder}: it holds no tokenizer's vocabulary", fix="put the tokenizer's files there")
+    return tokenizer
+
+
+def load_config(folder: Path) -> Any:
+    """The config of a model's folder."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{folder / 'config.json'}: not a model's config: {reason}", fix="download the model again"
+        ) from None
 
 
 def load_pretrained(
@@ -204,17 +221,11 @@ def load_pretrained(
         UserError: the weights are truncated, or do not belong to the config.
     """
     from safetensors import SafetensorError
-    from transformers import AutoConfig, AutoModelForSequenceClassification
+    from transformers import AutoModelForSequenceClassification
 
     folder, conversion = with_safetensors(folder)
     said = [conversion] if conversion else []
-    try:
-        config = AutoConfig.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"{folder / 'config.json'}: not a model's config: {reason}", fix="download the model again"
-        ) from None
+    config = load_config(folder)
     old_names = trained_names(config)
     wanted = dict(enumerate(names))
     # A head of another size is loaded as it is and mapped afterwards.
@@ -228,7 +239,7 @@ def load_pretrained(
     try:
         with quiet_transformers():
             network, report = AutoModelForSequenceClassification.from_pretrained(
-                folder, config=config, dtype=torch.float32, output_loading_info=True
+                folder, config=config, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
             )
     except (SafetensorError, OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -238,6 +249,7 @@ def load_pretrained(
     except ValueError as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{folder}: not a text encoder: {reason}", fix="choose an encoder, such as starter") from None
+    refuse_other_sizes(sorted(report["mismatched_keys"]), folder)
     said += missing_weights(network, sorted(report["missing_keys"]), folder)
     head_is_new = any(not name.startswith(network.base_model_prefix + ".") for name in report["missing_keys"])
     if not head_is_new and loaded_names != list(names):
@@ -284,6 +296,16 @@ def missing_weights(network: Any, missing: Sequence[str], folder: Path) -> list[
     if not lacking:
         return []
     return [f"{numbered(len(lacking), 'weight')} of the encoder not in the file ({lacking[0]}, ...) start untrained"]
+
+
+def refuse_other_sizes(mismatched: Sequence[tuple[str, Sequence[int], Sequence[int]]], folder: Path) -> None:
+    """Refuse weights whose shapes are not those of the config; each is a name, the file's shape, and the config's."""
+    if mismatched:
+        name, in_file, by_config = mismatched[0]
+        raise UserError(
+            f"{folder}: {name} is {list(in_file)} in its file and {list(by_config)} by its config.json",
+            fix="download the model again",
+        )
 
 
 def most_tokens(network: Any, tokenizer: Any) -> int:

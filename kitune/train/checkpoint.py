@@ -123,7 +123,7 @@ def checkpoint_folder(checkpoints: Path, step: int) -> Path:
 
 def newest_whole(checkpoints: Path) -> Found:
     """The newest checkpoint that its manifest proves whole."""
-    passed_over = []
+    passed_over: list[str] = []
     for folder in sorted(checkpoints.glob("step-*"), key=lambda path: int(path.name[5:]), reverse=True):
         wrong = fault(folder)
         if wrong is None:

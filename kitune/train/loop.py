@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -80,7 +81,7 @@ class Epochs:
         if self.plan.tokens is None:
             each = math.ceil(len(self.lengths) / self.plan.rows)
             return [each * (epoch + 1) for epoch in range(self.count)]
-        return np.cumsum([len(self.updates(epoch)) for epoch in range(self.count)], dtype=np.int64).tolist()
+        return list(accumulate(len(self.updates(epoch)) for epoch in range(self.count)))
 
     @property
     def total_steps(self) -> int:
@@ -213,7 +214,7 @@ def update(training: Training, state: State, rows: Rows, *, asked_to_end: bool =
             batch = collate(training.train, part, pad_id=training.pad_id, device=machine.device)
             logits = training.network(**batch.inputs()).logits
             loss = training.loss(logits, batch.labels, batch.weights)  # type: ignore[arg-type]
-            (loss * state.loss_scale if machine.precision == "fp16" else loss).backward()
+            torch.autograd.backward(loss * state.loss_scale if machine.precision == "fp16" else loss)
             optimizer.loss += loss.detach()
             tokens += int(training.train.lengths[part].sum())
     if machine.world_size > 1:

@@ -143,7 +143,8 @@ class FlatAdamW:
 
     def gradient_norm(self) -> Tensor:
         """The norm of all gradients together, a scalar on the device."""
-        return torch.linalg.vector_norm(self.gradient)
+        norm: Tensor = torch.linalg.vector_norm(self.gradient)
+        return norm
 
     def step(self, learning_rate: float) -> None:
         """One update of the master weights, and of the working ones after them."""
