@@ -110,16 +110,15 @@ def train(
         UserError: a mistake that can be mended; it says what, where, and how.
     """
     base = load_yaml(Path(config)) if config is not None else RunOptions()
-    told: dict[str, Any] = {
+    named: dict[str, Any] = {
         "model": model,
         "task": task,
         "data.text": (text,) if isinstance(text, str) else text,
         "data.label": label,
-        **(options or {}),
     }
     sources = sources_by_part(data, valid, test)
-    told |= {f"data.{part}": str(source) for part, source in sources.items() if isinstance(source, str | Path)}
-    changes = {name: value for name, value in told.items() if value is not None}
+    named |= {f"data.{part}": str(source) for part, source in sources.items() if isinstance(source, str | Path)}
+    changes = {name: value for name, value in named.items() if value is not None} | dict(options or {})
     if resume is not None:
         return go_on(resume.folder if isinstance(resume, Run) else Path(resume), changes, sources)
     asked = with_values(base, changes, where="options")
@@ -264,7 +263,7 @@ def learn(
     """Fit from the start or from the newest whole checkpoint, then score the best weights."""
     network, tokenizer, task = pretrained.network, pretrained.tokenizer, TASKS[parts.task]
     if options.engine.gradient_checkpointing:
-        network.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        network.activation_checkpointing_enable()
     optimizer = FlatAdamW(network, options.train, dtype=DTYPES[machine.precision], device=machine.device)
     keeper = Keeper(folder, options, network, tokenizer, optimizer) if machine.is_first else None
     machine.meet()

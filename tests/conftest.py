@@ -1,6 +1,7 @@
 """A tiny real encoder, small real tables, and a home of their own for caches: no test needs a network."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,7 @@ import pytest
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # runs are forked from a warmed process
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-WORDS = (
-    "the a it was is not very so good fine great lovely warm bad poor awful dull cold film book meal trip song room and but "
-    "i we they found felt thought this that one last first really quite almost never always again slowly quickly"
-).split()
+WORDS = ["the", "a", "it", "was", "is", "not", "very", "so", "good", "fine", "great", "lovely", "warm", "bad", "poor", "awful", "dull", "cold", "film", "book", "meal", "trip", "song", "room", "and", "but", "i", "we", "they", "found", "felt", "thought", "this", "that", "one", "last", "first", "really", "quite", "almost", "never", "always", "again", "slowly", "quickly"]
 GOOD, BAD = ("good", "fine", "great", "lovely", "warm"), ("bad", "poor", "awful", "dull", "cold")
 
 
@@ -56,6 +54,19 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def lively_model(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
+    """The tiny model with weights ten times as large, so that texts differ in its answers before much was learned."""
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path_factory.mktemp("lively-model")
+    shutil.copytree(tiny_model, folder, dirs_exist_ok=True)
+    weights = load_file(tiny_model / "model.safetensors")
+    larger = {name: tensor if tensor.ndim == 1 else 10 * tensor for name, tensor in weights.items()}
+    save_file(larger, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+@pytest.fixture(scope="session")
 def rows() -> Callable[..., list[dict[str, Any]]]:
     """Seeded rows of a task that can be learned: `rows("single-label", 40, pair=True)`."""
     import numpy as np
@@ -84,3 +95,13 @@ def rows() -> Callable[..., list[dict[str, Any]]]:
         return made
 
     return make
+
+
+@pytest.fixture
+def free_port() -> int:
+    """A port with free ones behind it, for processes that meet on loopback."""
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

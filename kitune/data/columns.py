@@ -161,7 +161,8 @@ def without_labels_fix(table: Table, column: str) -> str:
         return "label them, or drop them"
     script = (
         "import pyarrow.parquet as p; from kitune.data.read import read_table; "
-        f"t = read_table({table.source!r}).data; kept = [str(v or '').strip() != '' or v == 0 for v in t[{column!r}].to_pylist()]; "
+        f"t = read_table({table.source!r}).data; "
+        f"kept = [v is not None and str(v).strip() != '' for v in t[{column!r}].to_pylist()]; "
         "p.write_table(t.filter(kept), 'labelled.parquet')"
     )
     return "label them, or drop them: " + command("python", "-c", script)

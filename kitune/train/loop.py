@@ -226,14 +226,15 @@ def update(training: Training, state: State, rows: Rows, *, asked_to_end: bool =
     loss_sum = float(optimizer.loss)
     gradient_norm = float(optimizer.gradient_norm())
     rate = training.learning_rate(state)
-    if advance(training, state, rows, loss_sum, gradient_norm, rate):
+    loss_value = loss_sum / max(denominator, 1e-12)
+    if advance(training, state, rows, loss_value, gradient_norm, rate):
         if options.clip is not None and gradient_norm > options.clip:
             optimizer.gradient.mul_(options.clip / (gradient_norm + 1e-6))
         optimizer.step(rate)
     state.step += 1
     state.loss_sum += loss_sum
     state.loss_rows += denominator
-    return {"loss": loss_sum / max(denominator, 1e-12), "lr": rate, "grad_norm": gradient_norm}, tokens
+    return {"loss": loss_value, "lr": rate, "grad_norm": gradient_norm}, tokens
 
 
 def advance(training: Training, state: State, rows: Rows, loss: float, gradient_norm: float, rate: float) -> bool:

@@ -1,0 +1,221 @@
+"""Checkpoints that are damaged are passed over by name, changed runs are refused by name, and a full disk loses nothing."""
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import kitune
+from kitune.errors import UserError
+from kitune.train import checkpoint
+from tests.train.runs import content, train
+
+Rows = Callable[..., list[dict[str, Any]]]
+
+OPTIONS: dict[str, Any] = {
+    "data.text": ["text"],
+    "data.label": "label",
+    "data.max_length": 32,
+    "train.epochs": 2,
+    "train.learning_rate": 2e-3,
+    "train.batch_rows": 8,
+    "engine.threads": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def data(rows: Rows) -> list[dict[str, Any]]:
+    return rows("single-label", 50)
+
+
+@pytest.fixture(scope="module")
+def whole(data: list[dict[str, Any]], tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run with a checkpoint after each of its two epochs."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    train(folder, data, tiny_model, OPTIONS)()
+    return folder
+
+
+@pytest.fixture
+def run(whole: Path, tmp_path: Path) -> Path:
+    """A copy of it to spoil."""
+    return Path(shutil.copytree(whole, tmp_path / "run"))
+
+
+def resume(run: Path, data: list[dict[str, Any]], **options: Any) -> kitune.Run:
+    changes = {name.replace("__", "."): value for name, value in options.items()}
+    return kitune.train(data[:40], valid=data[40:], resume=run, options=changes)
+
+
+def truncate(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-1])
+
+
+def flip_a_bit(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def remove(file: Path) -> None:
+    file.unlink()
+
+
+def empty(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+FILES = ("model.safetensors", "moments.safetensors", "state.json", "manifest.json")
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("damage", [truncate, flip_a_bit, remove, empty])
+def test_a_damaged_checkpoint_is_passed_over_by_name_and_the_one_before_ends_the_same(
+    run: Path,
+    whole: Path,
+    data: list[dict[str, Any]],
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    damage: Callable[[Path], None],
+) -> None:
+    damage(run / "checkpoints" / "step-000010" / name)
+    resume(run, data)
+    said = capsys.readouterr().err
+    # A bit of the manifest may have spoilt what it says of any file.
+    named = name if (name, damage) != ("manifest.json", flip_a_bit) else ""
+    assert f"passed over step-000010: {named}" in said
+    assert "on from step-000005" in said
+    assert content(run) == content(whole)
+
+
+def test_where_no_checkpoint_is_whole_each_is_named_and_the_run_is_left_alone(
+    run: Path, data: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for folder in (run / "checkpoints").iterdir():
+        remove(folder / "manifest.json")
+    with pytest.raises(UserError, match=r"none of its 2 checkpoints is whole\n  fix: .*rm -r"):
+        resume(run, data)
+    said = capsys.readouterr().err
+    assert "passed over step-000010: manifest.json is missing" in said
+    assert "passed over step-000005: manifest.json is missing" in said
+
+
+def test_changed_rows_are_refused_with_the_name_of_the_part(run: Path, data: list[dict[str, Any]]) -> None:
+    changed = [row | {"text": row["text"] + " again"} if i == 3 else row for i, row in enumerate(data)]
+    with pytest.raises(UserError, match=r"the train rows .* are not those that it was trained on"):
+        resume(run, changed)
+    changed = [*data[:45], data[45] | {"label": "no" if data[45]["label"] == "yes" else "yes"}, *data[46:]]
+    with pytest.raises(UserError, match=r"the valid rows .* are not those"):
+        resume(run, changed)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("train.learning_rate", 1e-3),
+        ("train.weight_decay", 0.1),
+        ("train.seed", 2),
+        ("train.batch_rows", 4),
+        ("train.sampler", "random"),
+        ("train.schedule", "cosine"),
+        ("train.dropout", 0.3),
+        ("data.max_length", 16),
+        ("engine.precision", "bf16"),
+    ],
+)
+def test_changed_options_are_refused_by_name(run: Path, data: list[dict[str, Any]], name: str, value: object) -> None:
+    before = content(run)
+    with pytest.raises(UserError, match=f"{name} was .* and is now"):
+        kitune.train(data[:40], valid=data[40:], resume=run, options={name: value})
+    assert content(run) == before
+
+
+def test_fewer_epochs_than_are_done_are_refused(run: Path, data: list[dict[str, Any]]) -> None:
+    with pytest.raises(UserError, match="10 steps are done, and 1 epochs have only 5"):
+        resume(run, data, train__epochs=1)
+
+
+def test_a_finished_run_gets_more_epochs_from_half_the_rate_and_says_both(
+    run: Path, data: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    resume(run, data, train__epochs=4)
+    assert "gets 10 more steps, from a rate of 0.001 down" in capsys.readouterr().err
+    events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    assert [event["step"] for event in events] == list(range(1, 21))
+    assert events[10]["lr"] == pytest.approx(1e-3)
+    assert events[19]["lr"] == pytest.approx(1e-4)
+    assert list(json.loads((run / "log.json").read_text())) == ["Epoch 0", "Epoch 1", "Epoch 2", "Epoch 3"]
+
+
+def test_a_finished_run_that_is_resumed_as_it_is_stays_as_it_is(run: Path, data: list[dict[str, Any]]) -> None:
+    before = content(run)
+    assert resume(run, data).metrics["valid"]["accuracy"] >= 0
+    assert content(run) == before
+
+
+def test_a_disk_that_fills_while_saving_leaves_the_last_whole_checkpoint(
+    data: list[dict[str, Any]], whole: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync, left = checkpoint.sync, iter([True] * 32)
+
+    def full_after_a_while(path: Path) -> None:
+        if next(left, None) is None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        sync(path)
+
+    monkeypatch.setattr(checkpoint, "sync", full_after_a_while)
+    with pytest.raises(
+        UserError, match=r"saving failed: No space left on device; the last whole checkpoint is step-000005"
+    ):
+        train(tmp_path / "run", data, tiny_model, OPTIONS)()
+    monkeypatch.undo()
+    resume(tmp_path / "run", data)
+    assert content(tmp_path / "run") == content(whole)
+
+
+def test_a_disk_without_room_is_noticed_before_anything_is_written(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"saving failed: .* MiB are needed and .* MiB are free"):
+        checkpoint.require_space(tmp_path, 2**60)
+
+
+def test_two_folders_change_places_and_at_no_instant_is_one_missing(tmp_path: Path) -> None:
+    for name in ("new", "old"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+    checkpoint.move_in(tmp_path / "new", tmp_path / "old")
+    assert (tmp_path / "old" / "file").read_text() == "new"
+
+
+def test_where_folders_cannot_change_places_one_is_put_aside_and_brought_back_after_a_crash(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("new", "best"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_text(name)
+    monkeypatch.setattr(checkpoint, "exchange", lambda first, second: False)
+    checkpoint.move_in(tmp_path / "new", tmp_path / "best")
+    assert (tmp_path / "best" / "file").read_text() == "new"
+    (tmp_path / "best").rename(
+        tmp_path / f"{checkpoint.STAGING}old-best"
+    )  # as a crash between the two renames leaves it
+    checkpoint.sweep(tmp_path)
+    assert (tmp_path / "best" / "file").read_text() == "new"
+
+
+def test_only_the_newest_checkpoints_are_kept(run: Path) -> None:
+    assert sorted(folder.name for folder in (run / "checkpoints").iterdir()) == ["step-000005", "step-000010"]
+    checkpoint.drop_old(run / "checkpoints", 1)
+    assert [folder.name for folder in (run / "checkpoints").iterdir()] == ["step-000010"]
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Later tests fork: no OpenMP pool may come to be in this process."""
+    import torch
+
+    torch.set_num_threads(1)

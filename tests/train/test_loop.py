@@ -1,0 +1,206 @@
+"""The loop itself: numbers that are none, early stopping, interruptions, options that reach the mathematics."""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import kitune
+from kitune.errors import UserError
+from kitune.train import loop, optimizer
+from tests.train.runs import content, in_child, resume, train
+
+Rows = Callable[..., list[dict[str, Any]]]
+
+OPTIONS: dict[str, Any] = {
+    "data.text": ["text"],
+    "data.label": "label",
+    "data.max_length": 32,
+    "train.epochs": 2,
+    "train.learning_rate": 2e-3,
+    "train.batch_rows": 8,
+    "train.checkpoint_every": 3,
+    "engine.threads": 1,
+}
+
+
+def events(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+
+
+def test_a_planted_nan_stops_before_the_update_names_the_rows_and_the_run_goes_on_from_the_last_good_state(
+    rows: Rows, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = rows("single-label", 50)
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in data))
+    kitune.train(path, model=str(tiny_model), out=tmp_path / "whole", options=OPTIONS)
+
+    update, planted = loop.update, 7
+
+    def poisoned(training: loop.Training, state: loop.State, rows: Any, **how: Any) -> Any:
+        if state.step == planted:
+            norm = training.optimizer.gradient_norm
+            monkeypatch.setattr(training.optimizer, "gradient_norm", lambda: norm() * float("nan"))
+        return update(training, state, rows, **how)
+
+    monkeypatch.setattr(loop, "update", poisoned)
+    with pytest.raises(UserError) as stopped:
+        kitune.train(path, model=str(tiny_model), out=tmp_path / "run", options=OPTIONS)
+    monkeypatch.undo()
+    said = str(stopped.value)
+    assert said.startswith("step 7: loss 0.")
+    assert "gradient norm nan at learning rate 0.00" in said
+    assert "the update was not made" in said
+    assert said.count(f"{path}, line ") == 8
+    assert f"kitune train --resume {tmp_path / 'run'}" in said
+    assert events(tmp_path / "run")[-1]["step"] == 7  # steps 1 to 7 are done, the eighth is not
+    kitune.train(resume=tmp_path / "run")
+    assert content(tmp_path / "run") == content(tmp_path / "whole")
+
+
+def test_weights_that_overflow_stop_the_run_too(rows: Rows, tiny_model: Path, tmp_path: Path) -> None:
+    options = OPTIONS | {
+        "train.learning_rate": 0.99,
+        "train.clip": None,
+        "train.schedule": "constant",
+        "train.epochs": 40,
+    }
+    options |= {"train.patience": None, "task": "regression"}
+    data = [row | {"label": row["label"] * 1e30} for row in rows("regression", 50)]
+    with pytest.raises(UserError, match=r"step \d+: loss inf"):
+        train(tmp_path / "run", data, tiny_model, options)()
+
+
+def test_early_stopping_waits_as_long_as_patience_says_and_best_is_the_best(
+    rows: Rows, tiny_model: Path, tmp_path: Path
+) -> None:
+    # A rate of next to nothing: no evaluation after the first can be better.
+    options = OPTIONS | {"train.learning_rate": 1e-12, "train.epochs": 20, "train.patience": 3}
+    data = rows("single-label", 50)
+    train(tmp_path / "run", data, tiny_model, options)()
+    log = json.loads((tmp_path / "run" / "log.json").read_text())
+    assert len(log) == 4
+    assert json.loads((tmp_path / "run" / "best" / "metrics.json").read_text())["step"] == 5
+    train(tmp_path / "never", data, tiny_model, options | {"train.patience": None, "train.epochs": 6})()
+    assert len(json.loads((tmp_path / "never" / "log.json").read_text())) == 6
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_saves_at_the_next_boundary_and_ends_where_an_unbroken_one_does(
+    rows: Rows, tiny_model: Path, tmp_path: Path, number: int
+) -> None:
+    data = rows("single-label", 50)
+    train(tmp_path / "whole", data, tiny_model, OPTIONS)()
+
+    def interrupted() -> None:
+        step = optimizer.FlatAdamW.step
+
+        def step_and_signal(self: optimizer.FlatAdamW, learning_rate: float) -> None:
+            step(self, learning_rate)
+            if self.step_count == 4:
+                os.kill(os.getpid(), number)
+
+        optimizer.FlatAdamW.step = step_and_signal  # type: ignore[method-assign]
+        with pytest.raises(KeyboardInterrupt, match="--resume"):
+            train(tmp_path / "run", data, tiny_model, OPTIONS)()
+
+    assert in_child(interrupted, log=tmp_path / "log") == 0, (tmp_path / "log").read_text()
+    saved = sorted(folder.name for folder in (tmp_path / "run" / "checkpoints").iterdir())
+    assert saved[-1] in {"step-000004", "step-000005"}
+    assert in_child(resume(tmp_path / "run", data), log=tmp_path / "log") == 0
+    assert content(tmp_path / "run") == content(tmp_path / "whole")
+
+
+def test_the_loop_is_a_plain_torch_loop(rows: Rows, tiny_model: Path, tmp_path: Path) -> None:
+    """Losses of every step against transformers' own model and loss, torch's AdamW, clipping and transformers' schedule."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer, get_linear_schedule_with_warmup
+
+    data = rows("single-label", 50)
+    options = OPTIONS | {"train.dropout": 0.0, "train.weight_decay": 0.1, "train.clip": 0.5, "train.sampler": "random"}
+    train(tmp_path / "start", data, tiny_model, options | {"train.epochs": 0})()
+    train(tmp_path / "run", data, tiny_model, options)()
+
+    network = AutoModelForSequenceClassification.from_pretrained(tmp_path / "start" / "best").train()
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "start" / "best")
+    groups: list[list[Tensor]] = [[], []]
+    for parameter in network.parameters():
+        groups[parameter.ndim < 2].append(parameter)
+    adamw = torch.optim.AdamW(
+        [{"params": groups[0], "weight_decay": 0.1}, {"params": groups[1], "weight_decay": 0.0}], lr=2e-3
+    )
+    schedule = get_linear_schedule_with_warmup(adamw, 1, 10)
+    for step, event in enumerate(events(tmp_path / "run")):
+        epoch, place = divmod(step, 5)
+        lengths = torch.tensor([len(ids) for ids in tokenizer([row["text"] for row in data[:40]])["input_ids"]]).numpy()
+        chosen = loop.plan_epoch(loop.BatchPlan("random", 8), lengths, seed=1, epoch=epoch)[place]
+        batch = tokenizer([data[i]["text"] for i in chosen], padding=True, truncation=True, return_tensors="pt")
+        labels = torch.tensor([network.config.label2id[data[i]["label"]] for i in chosen])
+        loss = network(**batch, labels=labels).loss
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(network.parameters(), 0.5)
+        assert event["lr"] == pytest.approx(schedule.get_last_lr()[0], rel=1e-12)
+        assert event["loss"] == pytest.approx(float(loss.detach()), rel=2e-5)
+        assert event["grad_norm"] == pytest.approx(float(norm), rel=2e-4)
+        adamw.step()
+        schedule.step()
+        adamw.zero_grad()
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_lower_precisions_learn_too_and_keep_fp32_weights(
+    rows: Rows, tiny_model: Path, tmp_path: Path, precision: str
+) -> None:
+    from safetensors.torch import load_file
+
+    data = rows("single-label", 100)
+    options = OPTIONS | {"engine.precision": precision, "train.epochs": 6, "train.learning_rate": 5e-3}
+    train(tmp_path / "run", data, tiny_model, options)()
+    losses = [event["loss"] for event in events(tmp_path / "run")]
+    assert sum(losses[-10:]) < 0.7 * sum(losses[:10])
+    assert {weight.dtype for weight in load_file(tmp_path / "run" / "best" / "model.safetensors").values()} == {
+        torch.float32
+    }
+
+
+def test_gradient_checkpointing_changes_nothing_but_memory(rows: Rows, tiny_model: Path, tmp_path: Path) -> None:
+    data = rows("single-label", 50)
+    train(tmp_path / "plain", data, tiny_model, OPTIONS)()
+    train(tmp_path / "again", data, tiny_model, OPTIONS | {"engine.gradient_checkpointing": True})()
+    plain, again = events(tmp_path / "plain"), events(tmp_path / "again")
+    assert [event["loss"] for event in again] == pytest.approx([event["loss"] for event in plain], rel=1e-6)
+
+
+def test_label_smoothing_class_weights_and_row_weights_reach_the_loss(
+    rows: Rows, tiny_model: Path, tmp_path: Path
+) -> None:
+    data = [row | {"weight": 1.0 if row["label"] == "yes" else 3.0} for row in rows("single-label", 50)]
+    first: dict[str, float] = {}
+    variants: dict[str, dict[str, Any]] = {
+        "plain": {},
+        "smoothed": {"train.label_smoothing": 0.2},
+        "class weights": {"train.class_weights": {"yes": 1.0, "no": 3.0}},
+        "row weights": {"data.weight": "weight"},
+    }
+    for name, options in variants.items():
+        train(tmp_path / name, data, tiny_model, OPTIONS | {"train.dropout": 0.0, "train.epochs": 1} | options)()
+        first[name] = events(tmp_path / name)[0]["loss"]
+    assert first["smoothed"] != pytest.approx(first["plain"], rel=1e-4)
+    assert first["class weights"] != pytest.approx(first["plain"], rel=1e-4)
+    assert first["row weights"] == pytest.approx(first["class weights"], rel=1e-6)
+
+
+def test_a_second_run_in_the_same_process_gives_the_same_bytes(rows: Rows, tiny_model: Path, tmp_path: Path) -> None:
+    data = rows("multi-label", 50, pair=True)
+    options = OPTIONS | {"task": "multi-label", "data.text": ["text", "other"]}
+    train(tmp_path / "one", data, tiny_model, options)()
+    torch.rand(7)  # whatever else the process drew must not matter
+    train(tmp_path / "two", data, tiny_model, options)()
+    one, two = content(tmp_path / "one"), content(tmp_path / "two")
+    assert one == two
