@@ -1,7 +1,5 @@
 """kitune: fine-tune pretrained text encoders on your own data."""
 
-import sys
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
@@ -29,14 +27,3 @@ def __getattr__(name: str) -> Any:
     import importlib
 
     return getattr(importlib.import_module(_HOMES[name]), name)
-
-
-class _Package(ModuleType):
-    """This package, in which importing the folder kitune/train/ does not hide the function `kitune.train`."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name not in _HOMES:  # Python binds a subpackage to its parent's attribute of that name
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

@@ -125,6 +125,7 @@ def main(arguments: list[str] | None = None) -> None:
         # What typer does when it is called, but for its way with Ctrl-C and broken pipes, which would not come here.
         with command.make_context("kitune", words) as context:
             command.invoke(context)
+        sys.stdout.flush()
     except typer.Exit as done:  # --help
         sys.exit(done.exit_code)
     except typer.TyperException as error:  # an unknown option, a missing argument

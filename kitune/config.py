@@ -1,16 +1,19 @@
 """Every option of a run: one tree of frozen models. The YAML file, `--set` and the docs all read names and defaults here."""
 
 import difflib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from kitune.errors import UserError
 
 Auto = Literal["auto"]
+Count = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0, lt=1)]
 TaskName = Literal["single-label", "multi-label", "regression"]
 Precision = Literal["fp32", "bf16", "fp16"]
 ScheduleName = Literal[
@@ -63,7 +66,9 @@ class DataOptions(Options):
     limit: int | None = Field(
         None, ge=2, description="At most so many rows of each part: a trial run, stratified and seeded."
     )
-    max_length: int | Auto = Field("auto", description="Tokens a text (or pair) may have; what is longer is cut.")
+    max_length: Annotated[int, Field(ge=8)] | Auto = Field(
+        "auto", description="Tokens a text (or pair) may have; what is longer is cut."
+    )
     encoding: str = Field(
         "utf-8-sig", description="Encoding of the text files; the default reads UTF-8 with and without a BOM."
     )
@@ -73,12 +78,14 @@ class TrainOptions(Options):
     """How the network learns."""
 
     seed: int = Field(1, ge=0, description="Decides the split, the new head, the order of rows and dropout.")
-    epochs: int | Auto = Field("auto", description="Passes over the training rows; 0 only writes the untrained model.")
-    learning_rate: float | Auto = Field("auto", description="Peak learning rate, reached at the end of warm-up.")
-    resume_learning_rate: float | Auto = Field(
+    epochs: Annotated[int, Field(ge=0)] | Auto = Field(
+        "auto", description="Passes over the training rows; 0 only writes the untrained model."
+    )
+    learning_rate: Rate | Auto = Field("auto", description="Peak learning rate, reached at the end of warm-up.")
+    resume_learning_rate: Rate | Auto = Field(
         "auto", description="Peak rate of the epochs that a finished run gets on top; auto: half of learning_rate."
     )
-    batch_rows: int | Auto = Field(
+    batch_rows: Count | Auto = Field(
         "auto", description="Rows of one optimizer step, over all micro-batches and processes."
     )
     batch_tokens: int | None = Field(
@@ -106,29 +113,16 @@ class TrainOptions(Options):
         None, description="Weight of each label by name; auto: inverse to its frequency (single-label)."
     )
     dropout: float | None = Field(None, ge=0, lt=1, description="Every dropout of the model; null: as its config says.")
-    patience: int | Auto | None = Field(
+    patience: Count | Auto | None = Field(
         "auto", description="Evaluations without a better score before it stops; null: never."
     )
     best_metric: MetricName | Auto = Field("auto", description="The metric on valid that chooses best/.")
-    evaluate_every: Literal["epoch"] | int = Field(
+    evaluate_every: Literal["epoch"] | Count = Field(
         "epoch", description="Evaluate after each epoch or after so many steps."
     )
-    checkpoint_every: Literal["epoch"] | int = Field(
+    checkpoint_every: Literal["epoch"] | Count = Field(
         "epoch", description="Checkpoint after each epoch and every n steps."
     )
-
-    @model_validator(mode="after")
-    def _numbers_in_range(self) -> Self:
-        lowest = {"epochs": 0, "batch_rows": 1, "evaluate_every": 1, "checkpoint_every": 1, "patience": 1}
-        for name, least in lowest.items():
-            value = getattr(self, name)
-            if isinstance(value, int) and value < least:
-                raise ValueError(f"{name} is {value}; the least is {least}")
-        for name in ("learning_rate", "resume_learning_rate"):
-            value = getattr(self, name)
-            if isinstance(value, float) and not 0 < value < 1:
-                raise ValueError(f"{name} is {value}; it lies between 0 and 1")
-        return self
 
 
 class EngineOptions(Options):
@@ -136,7 +130,7 @@ class EngineOptions(Options):
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the network runs.")
     precision: Precision | Auto = Field("auto", description="Of forward and backward; master weights are always fp32.")
-    threads: int | Auto = Field("auto", description="CPU threads of each process.")
+    threads: Annotated[int, Field(ge=1)] | Auto = Field("auto", description="CPU threads of each process.")
     deterministic: bool = Field(False, description="On CUDA: only kernels that give the same bits again.")
     gradient_checkpointing: bool = Field(False, description="Less memory for a second forward of each layer.")
     keep_checkpoints: int = Field(2, ge=1, description="The newest checkpoints that are kept.")
@@ -223,12 +217,12 @@ def checked(tree: Mapping[str, Any], where: str) -> RunOptions:
             str(part) for part in first["loc"] if str(part) in " ".join(option_names()).replace(".", " ").split()
         )
         if first["type"] == "extra_forbidden":
-            raise unknown_option(".".join(map(str, first["loc"])), list(option_names()), where) from None
+            known = list(option_names())
+            sections = dict.fromkeys(name.partition(".")[0] for name in known)
+            raise unknown_option(".".join(map(str, first["loc"])), [*known, *sections], where) from None
         reason = first["msg"].removeprefix("Value error, ")
         raise UserError(
-            f"{where}: {name or 'the options'}: {reason} (given: {first['input']!r})"
-            if not isinstance(first["input"], Mapping)
-            else f"{where}: {name or 'the options'}: {reason}",
+            f"{where}: {name or 'the options'}: {reason} (given: {first['input']!r})",
             fix="kitune train --options shows each option with its type, range and default",
         ) from None
 
@@ -241,30 +235,37 @@ def parse_set(words: Sequence[str]) -> dict[str, Any]:
         if not equals:
             raise UserError(f"--set {word}: it has no '='", fix="write it as --set section.key=value")
         try:
-            value = yaml.safe_load(text)
+            value = yaml.load(text, Loader)
         except yaml.YAMLError:
-            raise UserError(
-                f"--set {name}: {text!r} is not a value", fix="quote it: --set 'section.key=\"value\"'"
-            ) from None
-        # YAML 1.1 reads 5e-5 as a string, for want of a dot.
-        values[name.strip()] = as_number(value) if isinstance(value, str) else value
+            value = None
+        if value is None and text.strip().lower() not in ("", "~", "null"):  # YAML takes `#1 String` for a comment
+            raise UserError(f"--set {name}: {text!r} is not a value", fix="quote it: --set 'section.key=\"value\"'")
+        values[name.strip()] = value
     return values
 
 
-def as_number(text: str) -> float | str:
-    """`text` as a float where it is written as one, else as it is."""
-    try:
-        return float(text) if text[:1] in "+-.0123456789" else text
-    except ValueError:
-        return text
+class Loader(yaml.SafeLoader):
+    """YAML in which 5e-5 is a number; YAML 1.1 reads it as a string, for want of a dot."""
+
+
+class Dumper(yaml.SafeDumper):
+    """Quotes a string that `Loader` would take for a number."""
+
+
+for _yaml in (Loader, Dumper):
+    _yaml.add_implicit_resolver(
+        "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+    )
 
 
 def load_yaml(path: Path) -> RunOptions:
     """The options in a YAML file; what it leaves out has its default."""
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        tree = yaml.load(path.read_text(encoding="utf-8"), Loader) or {}
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file", fix="give the path of a run.yaml") from None
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}", fix="give the path of a run.yaml that you may read") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}", fix="correct that place") from None
     if not isinstance(tree, dict):
@@ -274,7 +275,7 @@ def load_yaml(path: Path) -> RunOptions:
 
 def dump_yaml(options: RunOptions) -> str:
     """`options` as the text of a run.yaml."""
-    return yaml.safe_dump(options.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return yaml.dump(options.model_dump(mode="json"), Dumper=Dumper, sort_keys=False, allow_unicode=True)
 
 
 def describe_options() -> str:

@@ -41,12 +41,12 @@ from kitune.run_folder import (
     restore,
 )
 from kitune.tasks import TASKS
-from kitune.train.checkpoint import newest_whole
-from kitune.train.defaults import resolve
-from kitune.train.devices import DTYPES, Machine, connect
-from kitune.train.journal import Journal
-from kitune.train.loop import Epochs, Interrupted, NotFinite, State, Training, fit
-from kitune.train.optimizer import FlatAdamW
+from kitune.training.checkpoint import newest_whole
+from kitune.training.defaults import resolve
+from kitune.training.devices import DTYPES, Machine, connect
+from kitune.training.journal import Journal
+from kitune.training.loop import Epochs, Interrupted, NotFinite, State, Training, fit
+from kitune.training.optimizer import FlatAdamW
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ def train(
     changes = {name: value for name, value in named.items() if value is not None} | dict(options or {})
     if resume is not None:
         return go_on(resume.folder if isinstance(resume, Run) else Path(resume), changes, sources)
-    asked = with_values(base, changes, where="options")
+    asked = with_values(base, changes, where="--set")
     return finetune(asked, sources, out)
 
 
@@ -149,11 +149,12 @@ def finetune(options: RunOptions, sources: Mapping[str, Source], out: str | Path
         )
         + f" a step, {numbered(int(train_options.epochs), 'epoch')}, patience {train_options.patience}"
     )
+    training = training_for(parts, pretrained, encoded["train"], resolved, machine)
     machine.meet()
     if machine.is_first:
         create(folder, resolved, {**facts(), "data": parts.fingerprints(), "resumed": []})
     machine.meet()
-    return learn(folder, parts, pretrained, encoded, resolved, machine, resuming=False)
+    return learn(folder, parts, training, pretrained.tokenizer, encoded, resolved, record=None)
 
 
 def go_on(folder: Path, changes: Mapping[str, Any], sources: Mapping[str, Source]) -> Run:
@@ -173,13 +174,8 @@ def go_on(folder: Path, changes: Mapping[str, Any], sources: Mapping[str, Source
     refuse_changed_data(folder, record, parts)
     pretrained = network_for(parts)
     encoded = encode_parts(parts, pretrained, options, machine)
-    changed = differences(record, machine.threads)
-    for sentence in changed:
-        speak(machine, sentence)
-    if machine.is_first:
-        note_resume(folder, record, options, changed)
-    machine.meet()
-    return learn(folder, parts, pretrained, encoded, options, machine, resuming=True)
+    training = training_for(parts, pretrained, encoded["train"], options, machine)
+    return learn(folder, parts, training, pretrained.tokenizer, encoded, options, record=record)
 
 
 def network_for(parts: Parts) -> Pretrained:
@@ -209,6 +205,9 @@ def settle(parts: Parts, pretrained: Pretrained, say: Any) -> RunOptions:
         )
     else:
         max_length = options.data.max_length
+    for name in ("label_smoothing", "class_weights"):
+        if getattr(options.train, name) and parts.task != "single-label":
+            say(f"train.{name} has no effect on a {parts.task} task")
     parameters = sum(parameter.numel() for parameter in pretrained.network.parameters())
     resolved = resolve(
         options.train,
@@ -250,37 +249,24 @@ def encode_parts(parts: Parts, pretrained: Pretrained, options: RunOptions, mach
     return encoded if machine.is_first else all_parts()
 
 
-def learn(
-    folder: Path,
-    parts: Parts,
-    pretrained: Pretrained,
-    encoded: Mapping[str, Encoded],
-    options: RunOptions,
-    machine: Machine,
-    *,
-    resuming: bool,
-) -> Run:
-    """Fit from the start or from the newest whole checkpoint, then score the best weights."""
-    network, tokenizer, task = pretrained.network, pretrained.tokenizer, TASKS[parts.task]
+def training_for(
+    parts: Parts, pretrained: Pretrained, train: Encoded, options: RunOptions, machine: Machine
+) -> Training:
+    """All that does not change while the network learns; refuses settings that do not fit before anything is written."""
+    network, tokenizer = pretrained.network, pretrained.tokenizer
     if options.engine.gradient_checkpointing:
         network.activation_checkpointing_enable()
-    optimizer = FlatAdamW(network, options.train, dtype=DTYPES[machine.precision], device=machine.device)
-    keeper = Keeper(folder, options, network, tokenizer, optimizer) if machine.is_first else None
-    machine.meet()
-    labels = encoded["train"].labels
-    assert labels is not None
-    weights = (
-        class_weights(options.train.class_weights, labels.astype(np.int64), parts.names) if labels.ndim == 1 else None
-    )
-    of_classes = None if weights is None else torch.tensor(weights, device=machine.device)
-    loss = task.loss
+    loss, of_classes = TASKS[parts.task].loss, None
     if parts.task == "single-label":
+        assert train.labels is not None
+        weights = class_weights(options.train.class_weights, train.labels.astype(np.int64), parts.names)
+        of_classes = None if weights is None else torch.tensor(weights, device=machine.device)
         loss = partial(loss, class_weights=of_classes, label_smoothing=options.train.label_smoothing)
     training = Training(
         network,
-        optimizer,
-        encoded["train"],
-        plan_of(encoded["train"], options),
+        FlatAdamW(network, options.train, dtype=DTYPES[machine.precision], device=machine.device),
+        train,
+        plan_of(train, options),
         loss,
         of_classes,
         options.train,
@@ -288,9 +274,33 @@ def learn(
         tokenizer.pad_token_id or 0,
         options.engine.log_every,
     )
+    training.learning_rate(State(peak=float(options.train.learning_rate)))
+    return training
+
+
+def learn(
+    folder: Path,
+    parts: Parts,
+    training: Training,
+    tokenizer: Any,
+    encoded: Mapping[str, Encoded],
+    options: RunOptions,
+    *,
+    record: dict[str, Any] | None,
+) -> Run:
+    """Fit from the start, or, where the `record` of an earlier start is given, from the newest whole checkpoint; then score
+    the best weights."""
+    network, optimizer, machine = training.network, training.optimizer, training.machine
+    keeper = Keeper(folder, options, network, tokenizer, optimizer) if machine.is_first else None
+    machine.meet()
     state = State(peak=float(options.train.learning_rate))
-    if resuming:
-        state = restored(folder, training, options, machine)
+    if record is not None:
+        state = restored(folder, training)
+        changed = differences(record, machine.threads)
+        for sentence in changed:
+            speak(machine, sentence)
+        if machine.is_first:
+            note_resume(folder, record, options, changed)
     journal = Journal(folder, writes=machine.is_first, step=state.step)
     journal.write_log(state.log)
     latest: Metrics = {}
@@ -318,7 +328,7 @@ def learn(
         raise KeyboardInterrupt(command("kitune", "train", "--resume", folder)) from None
     finally:
         journal.close()
-    return finish(folder, parts, encoded, training, keeper, state, options)
+    return finish(folder, parts, encoded, training, state, options)
 
 
 def plan_of(train: Encoded, options: RunOptions) -> Epochs:
@@ -343,12 +353,13 @@ def measured(task: TaskName, logits: NDArray[np.float32], encoded: Encoded, thre
     return score(task, logits, encoded, **facts)
 
 
-def restored(folder: Path, training: Training, options: RunOptions, machine: Machine) -> State:
+def restored(folder: Path, training: Training) -> State:
     """The state of the newest whole checkpoint; of the very start where the run ended before its first one."""
+    machine, options = training.machine, training.options
     found = newest_whole(folder / "checkpoints")
     for passed_over in found.passed_over:
         speak(machine, f"passed over {passed_over}")
-    fresh = State(peak=float(options.train.learning_rate))
+    fresh = State(peak=float(options.learning_rate))
     if found.folder is None:
         if found.passed_over:
             raise UserError(
@@ -361,12 +372,12 @@ def restored(folder: Path, training: Training, options: RunOptions, machine: Mac
     total = training.epochs.total_steps
     if state.step > total:
         raise UserError(
-            f"{folder}: {state.step:,} steps are done, and {options.train.epochs} epochs have only {total:,}",
+            f"{folder}: {state.step:,} steps are done, and {options.epochs} epochs have only {total:,}",
             fix=command("kitune", "train", "--resume", folder, "--set", "train.epochs=N") + " with a larger N",
         )
     finished = finished_epochs(folder, state.step)
     if finished is not None and training.epochs.count > finished:
-        state.decay_from, state.peak = state.step, float(options.train.resume_learning_rate)
+        state.decay_from, state.peak = state.step, float(options.resume_learning_rate)
         state.stopped, state.waiting = False, 0
         speak(machine, f"the finished run gets {total - state.step:,} more steps, from a rate of {state.peak:g} down")
     else:
@@ -398,7 +409,6 @@ def finish(
     parts: Parts,
     encoded: Mapping[str, Encoded],
     training: Training,
-    keeper: Keeper | None,
     state: State,
     options: RunOptions,
 ) -> Run:

@@ -46,10 +46,11 @@ def single_label_metrics(logits: NDArray[np.float32], labels: NDArray[np.int64])
     from sklearn.metrics import f1_score, matthews_corrcoef
 
     predicted = logits.argmax(axis=1)
+    varies = len(np.union1d(predicted, labels)) > 1  # scikit-learn warns of the 0 that it gives for a single class
     metrics = {
         "accuracy": float((predicted == labels).mean()),
         "macro_f1": float(f1_score(labels, predicted, average="macro", zero_division=0.0)),
-        "mcc": float(matthews_corrcoef(labels, predicted)),
+        "mcc": float(matthews_corrcoef(labels, predicted)) if varies else 0.0,
     }
     if logits.shape[1] == 2:
         metrics["f1"] = float(

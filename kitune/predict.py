@@ -4,10 +4,11 @@ import csv
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any, TextIO
 
 import numpy as np
@@ -26,7 +27,7 @@ from kitune.metrics import Metrics
 from kitune.model.encoder import load_config, load_pretrained, model_folder
 from kitune.run_folder import read_metrics
 from kitune.tasks import task_of
-from kitune.train.devices import DTYPES, Machine, connect
+from kitune.training.devices import DTYPES, Machine, connect
 
 
 @dataclass(frozen=True)
@@ -52,14 +53,17 @@ class Model:
         """Answers for texts, pairs or a table: a row out for a row in, in the same order.
 
         Args:
-            data: a list of texts; a list of pairs (for a model of two text columns); or whatever `kitune.train` takes.
+            data: a list, array or column of texts; a list of pairs (for a model of two text columns); or whatever
+                `kitune.train` takes.
         """
         return self.predict_table(self.table_of(data))
 
     def table_of(self, data: Any) -> Table:
         """`data` as a table with this model's text columns."""
-        if isinstance(data, list | tuple) and data and isinstance(data[0], str | tuple | list):
-            pairs = [(item,) if isinstance(item, str) else tuple(item) for item in data]
+        as_list = getattr(data, "tolist", None) or getattr(data, "to_list", None)  # of an array or a column
+        items = as_list() if as_list else data
+        if isinstance(items, Sequence) and not isinstance(items, str) and items and not isinstance(items[0], Mapping):
+            pairs = [tuple(item) if isinstance(item, list | tuple) else (item,) for item in items]
             columns = self.text or ("text", "text_pair")[: len(pairs[0])]
             wrong = next((i for i, pair in enumerate(pairs) if len(pair) != len(columns)), None)
             if wrong is not None:
@@ -67,7 +71,12 @@ class Model:
                     f"item {wrong} (from 0) has {numbered(len(pairs[wrong]), 'text')}, and the model reads {len(columns)}",
                     fix="give a list of texts, or of pairs of texts",
                 )
-            rows = {name: [pair[i] for pair in pairs] for i, name in enumerate(columns)}
+            strange = [
+                (i, text) for i, pair in enumerate(pairs) for text in pair if not isinstance(text, str | NoneType)
+            ]
+            if strange:
+                raise UserError(f"item {strange[0][0]} (from 0): {strange[0][1]!r} is no text", fix="give strings")
+            rows = {name: pa.array([pair[i] for pair in pairs], pa.string()) for i, name in enumerate(columns)}
             return Table(pa.table(rows), "the texts")
         return read_table(data)
 
@@ -224,6 +233,7 @@ def delimited_writer(path: Path, delimiter: str) -> Iterator[Callable[[pa.Table]
 def delimited_rows_to(file: TextIO, delimiter: str) -> Callable[[pa.Table], None]:
     """A function that appends rows under one header; several labels are joined by `|`."""
     writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
+    quoting = csv.writer(file, delimiter=delimiter, lineterminator="\n", quoting=csv.QUOTE_ALL)
     begun = False
 
     def write(rows: pa.Table) -> None:
@@ -232,7 +242,10 @@ def delimited_rows_to(file: TextIO, delimiter: str) -> Callable[[pa.Table], None
             writer.writerow(rows.column_names)
             begun = True
         for row in zip(*(column.to_pylist() for column in rows.columns), strict=True):
-            writer.writerow("|".join(value) if isinstance(value, list) else value for value in row)
+            cells = ["|".join(value) if isinstance(value, list) else value for value in row]
+            # Python before 3.13 leaves a bare \r unquoted, and every reader takes it for the end of the row.
+            bare = any(isinstance(cell, str) and "\r" in cell for cell in cells)
+            (quoting if bare else writer).writerow(cells)
 
     return write
 

@@ -20,7 +20,7 @@ from kitune.data.parts import Parts
 from kitune.errors import UserError, command
 from kitune.metrics import Metrics
 from kitune.model.encoder import save_pretrained
-from kitune.train.checkpoint import (
+from kitune.training.checkpoint import (
     checkpoint_folder,
     drop_old,
     no_room,
@@ -29,8 +29,8 @@ from kitune.train.checkpoint import (
     sync,
     write_folder,
 )
-from kitune.train.loop import State
-from kitune.train.optimizer import FlatAdamW
+from kitune.training.loop import State
+from kitune.training.optimizer import FlatAdamW
 
 # Number of the layout of this folder; a run of a later one is refused.
 FORMAT = 1

@@ -11,7 +11,53 @@ import pytest
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # runs are forked from a warmed process
 os.environ["HF_HUB_OFFLINE"] = "1"
 
-WORDS = ["the", "a", "it", "was", "is", "not", "very", "so", "good", "fine", "great", "lovely", "warm", "bad", "poor", "awful", "dull", "cold", "film", "book", "meal", "trip", "song", "room", "and", "but", "i", "we", "they", "found", "felt", "thought", "this", "that", "one", "last", "first", "really", "quite", "almost", "never", "always", "again", "slowly", "quickly"]
+WORDS = [
+    "the",
+    "a",
+    "it",
+    "was",
+    "is",
+    "not",
+    "very",
+    "so",
+    "good",
+    "fine",
+    "great",
+    "lovely",
+    "warm",
+    "bad",
+    "poor",
+    "awful",
+    "dull",
+    "cold",
+    "film",
+    "book",
+    "meal",
+    "trip",
+    "song",
+    "room",
+    "and",
+    "but",
+    "i",
+    "we",
+    "they",
+    "found",
+    "felt",
+    "thought",
+    "this",
+    "that",
+    "one",
+    "last",
+    "first",
+    "really",
+    "quite",
+    "almost",
+    "never",
+    "always",
+    "again",
+    "slowly",
+    "quickly",
+]
 GOOD, BAD = ("good", "fine", "great", "lovely", "warm"), ("bad", "poor", "awful", "dull", "cold")
 
 
@@ -88,7 +134,9 @@ def rows() -> Callable[..., list[dict[str, Any]]]:
             agree = first if not pair else int(first == second)
             row["label"] = {
                 "single-label": ("no", "yes")[agree],
-                "multi-label": [name for name, has in (("good", first), ("bad", 1 - first), ("odd", number % 3 == 0)) if has],
+                "multi-label": [
+                    name for name, has in (("good", first), ("bad", 1 - first), ("odd", number % 3 == 0)) if has
+                ],
                 "regression": round(agree + float(generator.normal(0, 0.1)), 3),
             }[task]
             made.append(row)

@@ -11,7 +11,7 @@ CHAIN = (
     ("data",),
     ("model", "tasks"),
     ("evaluate",),
-    ("train",),
+    ("training",),
     ("run_folder",),
     ("finetune", "predict"),
     ("cli",),

@@ -79,7 +79,7 @@ def choose_columns(table: Table, options: DataOptions) -> tuple[Columns, list[st
     named = [*(options.text or ()), options.label, options.id, options.weight, options.group]
     require_columns(table, [name for name in named if name])
     said = []
-    label = options.label or guess_label(table, options.text or ())
+    label = options.label or guess_label(table, {name for name in named if name})
     if not options.label:
         said.append(f"label column: {label}")
     text = options.text or guess_text(table, {label, options.id, options.weight, options.group})
@@ -105,14 +105,14 @@ def require_columns(table: Table, names: Sequence[str]) -> None:
             )
 
 
-def guess_label(table: Table, text: Sequence[str]) -> str:
-    """A column with a label's name, else the one whose values repeat most."""
-    by_name = {name.strip().lower(): name for name in table.columns if name not in text}
+def guess_label(table: Table, taken: set[str]) -> str:
+    """A column with a label's name, else the only one whose values repeat."""
+    by_name = {name.strip().lower(): name for name in table.columns if name not in taken}
     for name in LABEL_NAMES:
         if name in by_name:
             return by_name[name]
     repeats = {
-        name: len(set(map(str, table.values(name)))) for name in table.columns if name not in text and name.strip()
+        name: len(set(map(str, table.values(name)))) for name in table.columns if name not in taken and name.strip()
     }
     few = {name: count for name, count in repeats.items() if 1 < count <= max(2, min(200, len(table) // 4))}
     if len(few) != 1:

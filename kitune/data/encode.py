@@ -107,9 +107,8 @@ def tokenizer_content(tokenizer: Any) -> str:
     """All that decides a tokenizer's ids, as one string."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:
-        backend.no_truncation()  # the last call's, kept in its state, is no part of the tokenizer
-        backend.no_padding()
-        return str(backend.to_str())
+        forget_last_call(tokenizer)
+        return repr((backend.to_str(), tokenizer.truncation_side, tokenizer.model_input_names))
     return repr(
         (
             type(tokenizer).__name__,
@@ -117,6 +116,14 @@ def tokenizer_content(tokenizer: Any) -> str:
             sorted(tokenizer.init_kwargs.items(), key=str),
         )
     )
+
+
+def forget_last_call(tokenizer: Any) -> None:
+    """Drop truncation and padding of the last call, which a fast tokenizer keeps in its state and would save."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        backend.no_truncation()
+        backend.no_padding()
 
 
 def write_ids(table: Table, text: Sequence[str], tokenizer: Any, max_length: int, folder: Path) -> None:
@@ -129,6 +136,7 @@ def write_ids(table: Table, text: Sequence[str], tokenizer: Any, max_length: int
             np.asarray([i for row in batch["input_ids"] for i in row], dtype=np.int32).tofile(ids_file)
             if "token_type_ids" in batch:
                 np.asarray([i for row in batch["token_type_ids"] for i in row], dtype=np.uint8).tofile(types_file)
+    forget_last_call(tokenizer)
     np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64).tofile(folder / "starts.bin")
 
 

@@ -60,8 +60,10 @@ def separator_of(labels: Sequence[str]) -> str | None:
 def label_lists(values: Sequence[Any], separator: str) -> list[list[str]]:
     """Each row's labels as strings; an empty cell is a row with none."""
     if separator == "auto":
-        flat = sorted({value for value in values if isinstance(value, str)})
-        separator = separator_of(flat) or ","
+        cells = sorted({value for value in values if isinstance(value, str)})
+        separator = separator_of(cells) or next(
+            (sign for sign in SEPARATORS if any(sign in cell for cell in cells)), ","
+        )
     lists: list[list[str]] = []
     for value in values:
         if value is None or value == "":
@@ -71,6 +73,15 @@ def label_lists(values: Sequence[Any], separator: str) -> list[list[str]]:
         else:
             lists.append([part.strip() for part in str(value).split(separator) if part.strip()])
     return lists
+
+
+def separator_for(values: Sequence[Any], names: Sequence[str]) -> str:
+    """The sign that parts cells into nothing but `names`, so that a small file is parted as the training rows were."""
+    cells, known = {value for value in values if isinstance(value, str)}, {"", *names}
+    for separator in SEPARATORS:
+        if all(part.strip() in known for cell in cells for part in cell.split(separator)):
+            return separator
+    return "auto"
 
 
 def label_names(task: TaskName, values: Sequence[Any], separator: str = "auto") -> tuple[str, ...]:
@@ -108,6 +119,7 @@ def label_array(
     values = table.values(column)
     if task == "multi-label":
         positions = {name: i for i, name in enumerate(names)}
+        separator = separator_for(values, names) if separator == "auto" else separator
         hot = np.zeros((len(values), len(names)), dtype=np.float32)
         for row, labels in enumerate(label_lists(values, separator)):
             for label in labels:
@@ -130,11 +142,12 @@ def label_array(
 
 
 def position_of(label: str, positions: dict[str, int], table: Table, row: int, column: str) -> int:
-    """The position of `label`: by name, or as a number among names that were told."""
+    """The position of `label`: by name, or as a number where no name is a number itself."""
     if label in positions:
         return positions[label]
     number = number_in(label)
-    if number is not None and number == int(number) and 0 <= number < len(positions):
+    by_number = number is not None and all(number_in(name) is None for name in positions)
+    if number is not None and by_number and number == int(number) and 0 <= number < len(positions):
         return int(number)
     names = list(positions)
     listed = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -102,6 +103,7 @@ def read_delimited(path: Path, encoding: str, delimiter: str) -> Table:
 
 def delimited_rows(file: Iterable[str], source: str, delimiter: str) -> Table:
     """Rows of a delimited text. A TSV is quoted only where its quotes enclose whole fields: bare ones are text."""
+    csv.field_size_limit(2**31 - 1)
     lines = iter(file)
     if delimiter == "\t":
         text = list(lines)
@@ -109,7 +111,6 @@ def delimited_rows(file: Iterable[str], source: str, delimiter: str) -> Table:
         lines = iter(text)
     else:
         quoted = True
-    csv.field_size_limit(2**31 - 1)
     reader = csv.reader(
         lines, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE, strict=True
     )
@@ -122,12 +123,22 @@ def delimited_rows(file: Iterable[str], source: str, delimiter: str) -> Table:
 
 
 def quotes_enclose_fields(lines: Sequence[str], delimiter: str) -> bool:
-    """Whether the quotes in `lines` are quoting: each field that has one begins with it, and some field ends with one."""
-    fields = [field for line in lines if '"' in line for field in line.rstrip("\r\n").split(delimiter) if '"' in field]
-    if not any(field.startswith('"') and field.endswith('"') and len(field) > 1 for field in fields):
+    """Whether the quotes in `lines` are quoting: where bare ones fit the header, if each that occurs encloses a field with
+    every inner one doubled; where bare ones do not (a field holds a tab or a line break), if quoting does."""
+    if not any('"' in line for line in lines):
         return False
-    # Inside quoting every inner quote is doubled; bare ones are not.
-    return all(field.count('"') % 2 == 0 and field.startswith('"') for field in fields)
+
+    def fields(line: str) -> list[str]:
+        return line.rstrip("\r\n").split(delimiter)
+
+    width = len(fields(lines[0]))
+    if all(len(row) == width or row == [""] for row in map(fields, lines)):
+        quoted = (field for line in lines if '"' in line for field in fields(line) if '"' in field)
+        return all(re.fullmatch('"([^"]|"")*"', field) for field in quoted)
+    try:
+        return all(len(row) in (0, width) for row in csv.reader(lines, delimiter=delimiter, strict=True))
+    except csv.Error:
+        return False
 
 
 def numbered_rows(reader: Any, source: str) -> Iterator[tuple[int, dict[str, str]]]:
@@ -204,9 +215,12 @@ def assemble(rows: Iterable[tuple[int, Mapping[str, Any]]], source: str) -> Tabl
     def flush() -> None:
         try:
             chunks.append(pa.table({name: [row.get(name) for row in pending] for name in names}))
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError) as error:
             place = f"{source}, lines {lines[-len(pending)]} to {lines[-1]}"
-            raise UserError(f"{place}: a column mixes types: {error}", fix="use one type in each column") from None
+            mixed = isinstance(error, pa.ArrowInvalid | pa.ArrowTypeError)
+            what = "a column mixes types" if mixed else "a value that no column holds"
+            fix = "use one type in each column" if mixed else "correct the value; a long number may stand in quotes"
+            raise UserError(f"{place}: {what}: {error}", fix=fix) from None
         pending.clear()
 
     for line, row in rows:
@@ -227,6 +241,8 @@ def assemble(rows: Iterable[tuple[int, Mapping[str, Any]]], source: str) -> Tabl
 def read_stream(file: Iterable[str], text: Sequence[str]) -> Table:
     """Rows from standard input: JSON lines, CSV or TSV whose header names the `text` columns, or a text a line."""
     lines = list(file)
+    if not any(line.strip() for line in lines):
+        raise UserError("standard input: it is empty", fix="send JSON lines, CSV with a header, or a text a line")
     first = lines[0].rstrip("\r\n") if lines else ""
     if first.lstrip().startswith("{"):
         return json_rows(lines, "standard input")
@@ -254,7 +270,11 @@ def from_python(source: Any, name: str) -> Table:
     if hasattr(source, "to_arrow"):  # polars
         return Table(source.to_arrow(), kind)
     if hasattr(source, "iloc"):  # pandas
-        return Table(pa.Table.from_pandas(source, preserve_index=False), kind)
+        try:
+            return Table(pa.Table.from_pandas(source, preserve_index=False), kind)
+        except (pa.ArrowTypeError, ValueError) as error:
+            fix = "use one type in each column, and a name of its own for each"
+            raise UserError(f"{kind}: {error}", fix=fix) from None
     raise UserError(
         f"{name}: a {type(source).__name__} is no table",
         fix="give a path, a pandas or polars frame, a datasets.Dataset, or a list of dicts",
@@ -269,7 +289,7 @@ def named_labels(dataset: Any) -> pa.Table:
         if hasattr(feature, "int2str"):
             values: list[Any] = [None if i is None or i < 0 else feature.int2str(i) for i in data[column].to_pylist()]
         elif hasattr(nested, "int2str") and nested is not None:
-            values = [[nested.int2str(i) for i in row] for row in data[column].to_pylist()]
+            values = [row if row is None else [nested.int2str(i) for i in row] for row in data[column].to_pylist()]
         else:
             continue
         data = data.set_column(position, column, pa.array(values))

@@ -13,7 +13,7 @@ REGRESSION_STRATA = 10
 
 
 def strata(labels: NDArray[np.int64] | NDArray[np.float32]) -> NDArray[np.int64]:
-    """The stratum of each row, (rows,): its class, its rarest label, or its tenth of the range of scores.
+    """The stratum of each row, (rows,): its class, its rarest label, or its tenth of the scores (less parts in few rows).
 
     Args:
         labels: as `label_array` gives them.
@@ -21,7 +21,8 @@ def strata(labels: NDArray[np.int64] | NDArray[np.float32]) -> NDArray[np.int64]
     if labels.ndim == 1:
         return np.asarray(labels, dtype=np.int64)
     if labels.shape[1] == 1:
-        cuts = np.quantile(labels[:, 0], np.linspace(0, 1, REGRESSION_STRATA + 1)[1:-1])
+        parts = max(1, min(REGRESSION_STRATA, len(labels) // 4))  # a stratum of one row would stay in train
+        cuts = np.quantile(labels[:, 0], np.linspace(0, 1, parts + 1)[1:-1])
         return np.asarray(np.searchsorted(cuts, labels[:, 0], side="right"), dtype=np.int64)
     counts = labels.sum(axis=0)
     rarity = np.where(labels > 0, counts[None, :], np.inf)
@@ -56,7 +57,7 @@ def units(table: Table, columns: Columns) -> Rows:
 
 
 def sample(stratum: NDArray[np.int64], unit: Rows, count: float, seed: int) -> NDArray[np.bool_]:
-    """About `count` of the rows, whole units, each stratum with its share.
+    """About `count` of the rows, whole units, each stratum with its share; a stratum is never taken whole.
 
     Returns:
         (rows,) True where the row was taken.
@@ -76,12 +77,16 @@ def sample(stratum: NDArray[np.int64], unit: Rows, count: float, seed: int) -> N
         members = units_of[key]
         if len(members) == 1 and len(units_of) > 1:
             continue  # taking it would leave train without the class
-        owed += share * sum(map(len, members))
+        rows_in = sum(map(len, members))
+        owed += share * rows_in
+        # What large units of one stratum leave owed must not empty the next one.
+        room = min(max(0.5, share) * rows_in + 0.5, rows_in - 1)
         for position in generator.permutation(len(members)):
-            if owed < len(members[position]) / 2:
+            size = len(members[position])
+            if owed < size / 2 or room < size:
                 continue
             taken[members[position]] = True
-            owed -= len(members[position])
+            owed, room = owed - size, room - size
     return taken
 
 
@@ -108,5 +113,7 @@ def limit(labels: NDArray[np.int64] | NDArray[np.float32], most: int, seed: int)
     """At most `most` rows of a table, stratified and seeded, in the order of the table: for trial runs."""
     if len(labels) <= most:
         return np.arange(len(labels))
-    taken = sample(strata(labels), np.arange(len(labels)), most, seed)
+    stratum = strata(labels)
+    alone = np.bincount(stratum)[stratum] == 1
+    taken = sample(np.where(alone, -1, stratum), np.arange(len(labels)), most, seed)  # rare classes are one stratum
     return np.flatnonzero(taken)[:most]

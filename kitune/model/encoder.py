@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from kitune.config import TaskName
 from kitune.data.cache import cache_folder, content_key, made_once
+from kitune.data.encode import forget_last_call
 from kitune.errors import UserError, numbered
 from kitune.model.heads import map_head, start_at_priors
 from kitune.model.starter import starter_folder
@@ -262,6 +263,8 @@ def load_pretrained(
     if head_is_new:
         said.append(f"the head is new ({numbered(len(names), 'output')}) and learns from your rows")
     tokenizer = load_tokenizer(folder)
+    if getattr(network.config, "type_vocab_size", 2) == 1:  # no embedding for a second segment
+        tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
     return Pretrained(network, tokenizer, folder, most_tokens(network, tokenizer), tuple(said))
 
 
@@ -333,10 +336,7 @@ def save_pretrained(network: Any, tokenizer: Any, weights: Path, folder: Path) -
     config.architectures = [type(network).__name__]
     config.dtype = "float32"
     config.save_pretrained(folder)
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if backend is not None:  # the last call's truncation is no part of the tokenizer
-        backend.no_truncation()
-        backend.no_padding()
+    forget_last_call(tokenizer)
     tokenizer.save_pretrained(folder)
     link_or_copy(weights, folder / "model.safetensors")
 

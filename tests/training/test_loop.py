@@ -13,8 +13,8 @@ from torch import Tensor
 
 import kitune
 from kitune.errors import UserError
-from kitune.train import loop, optimizer
-from tests.train.runs import content, in_child, resume, train
+from kitune.training import loop, optimizer
+from tests.training.runs import content, in_child, resume, train
 
 Rows = Callable[..., list[dict[str, Any]]]
 

@@ -12,8 +12,8 @@ import pytest
 
 import kitune
 from kitune.errors import UserError
-from kitune.train import checkpoint
-from tests.train.runs import content, train
+from kitune.training import checkpoint
+from tests.training.runs import content, train
 
 Rows = Callable[..., list[dict[str, Any]]]
 

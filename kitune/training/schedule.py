@@ -208,10 +208,17 @@ def learning_rate_at(
     takes = [key for key in known if key not in facts and key != "step"]
     lacking = [key for key in takes if known[key].default is Parameter.empty and key not in given]
     unknown = [key for key in given if key not in takes]
+    wrong = [key for key in given if key in takes and isinstance(given[key], str) != (known[key].annotation is str)]
     if unknown or lacking:
         problem = f"has no option {unknown[0]!r}" if unknown else f"needs {lacking[0]}"
         raise UserError(
             f"train.schedule_options: {name} {problem}",
             fix=f"it takes {', '.join(takes)}" if takes else "leave train.schedule_options empty",
+        )
+    if wrong:
+        raise UserError(
+            f"train.schedule_options: {wrong[0]} {given[wrong[0]]!r} is "
+            + ("no number" if isinstance(given[wrong[0]], str) else "no name"),
+            fix=f"give {name} another value of {wrong[0]}",
         )
     return learning_rate * schedule(step, **{key: value for key, value in facts.items() if key in known}, **given)

@@ -20,10 +20,10 @@ from kitune.data.encode import Encoded
 from kitune.data.table import Rows
 from kitune.metrics import Metrics, better
 from kitune.model.losses import target_weight_sum
-from kitune.train.devices import Machine
-from kitune.train.journal import Journal
-from kitune.train.optimizer import FlatAdamW
-from kitune.train.schedule import learning_rate_at
+from kitune.training.devices import Machine
+from kitune.training.journal import Journal
+from kitune.training.optimizer import FlatAdamW
+from kitune.training.schedule import learning_rate_at
 
 # fp16: the loss is multiplied by a scale that halves when a gradient overflows and doubles after so many good updates.
 FIRST_SCALE, GOOD_UPDATES, LEAST_SCALE = 2.0**14, 1_000, 1.0

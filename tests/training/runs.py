@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 import kitune
-from kitune.train import checkpoint, optimizer
+from kitune.training import checkpoint, optimizer
 
 Work = Callable[[], object]
 

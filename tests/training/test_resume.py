@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from kitune.train import optimizer
-from tests.train.runs import content, in_child, killed_after_step, killed_in_save, resume, train
+from kitune.training import optimizer
+from tests.training.runs import content, in_child, killed_after_step, killed_in_save, resume, train
 
 Rows = Callable[..., list[dict[str, Any]]]
 

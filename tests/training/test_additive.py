@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
-from kitune.train import loop
-from tests.train.runs import in_child, together, train
+from kitune.training import loop
+from tests.training.runs import in_child, together, train
 
 Rows = Callable[..., list[dict[str, Any]]]
 

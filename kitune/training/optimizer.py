@@ -120,7 +120,7 @@ class FlatAdamW:
     @property
     def step_count(self) -> int:
         """Updates so far, for AdamW's bias correction."""
-        return int(self._step_counts[0])
+        return max(int(count) for count in self._step_counts)  # a piece without parameters counts none
 
     def restore(self, weights: dict[str, Tensor], moments: dict[str, Tensor], step_count: int) -> None:
         """Take over saved weights by name, flat moments and the count of updates."""

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from tests.train.runs import Work, content, killed_after_step, killed_in_save, resume, together, train
+from tests.training.runs import Work, content, killed_after_step, killed_in_save, resume, together, train
 
 Rows = Callable[..., list[dict[str, Any]]]
 

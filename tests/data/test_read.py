@@ -1,0 +1,333 @@
+import csv
+import gzip
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pandas
+import polars
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from kitune.data.read import CHUNK_ROWS, read_stream, read_table
+from kitune.errors import UserError
+
+# Strings that a guessing reader turns into numbers or into nothing.
+TREACHEROUS = ["None", "NA", "null", "nan", "007", "1.0", "true", "", " 5 ", "1e5", "-"]
+
+
+def written(path: Path, content: str | bytes) -> Path:
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return path
+
+
+def lines_of(path: Path, **options: Any) -> list[int]:
+    lines = read_table(path, **options).lines
+    assert lines is not None
+    return [int(line) for line in lines]
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_row_knows_the_line_it_begins_on_whatever_line_breaks_its_fields_hold(tmp_path: Path, end: str) -> None:
+    content = 'text,label\n"two\nlines",a\nplain,b\n\n"three\n\nmore",c\nlast,d\n'.replace("\n", end)
+    path = written(tmp_path / "rows.csv", content)
+    table = read_table(path)
+    assert table.texts("text") == [f"two{end}lines", "plain", f"three{end}{end}more", "last"]
+    assert table.texts("label") == ["a", "b", "c", "d"]
+    assert lines_of(path) == [2, 4, 6, 9]
+    assert table.where(2) == f"{path}, line 6"
+
+
+def test_a_last_line_without_a_line_end_is_a_row(tmp_path: Path) -> None:
+    assert read_table(written(tmp_path / "rows.csv", "text,label\na,1\nb,2")).texts("text") == ["a", "b"]
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv", "jsonl"])
+def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path, ending: str) -> None:
+    content = {"csv": "text,label\na,1\n", "tsv": "text\tlabel\na\t1\n", "jsonl": '{"text": "a", "label": "1"}\n'}
+    table = read_table(written(tmp_path / f"rows.{ending}", b"\xef\xbb\xbf" + content[ending].encode()))
+    assert table.data.to_pylist() == [{"text": "a", "label": "1"}]
+
+
+def test_quoted_commas_and_doubled_quotes_are_text(tmp_path: Path) -> None:
+    path = written(tmp_path / "rows.csv", 'text,label\n"one, two","say ""hi"""\n"""",\n')
+    assert read_table(path).data.to_pylist() == [{"text": "one, two", "label": 'say "hi"'}, {"text": '"', "label": ""}]
+
+
+@pytest.mark.parametrize("quoting", [csv.QUOTE_MINIMAL, csv.QUOTE_ALL])
+@pytest.mark.parametrize("ending", ["csv", "tsv"])
+def test_what_pandas_writes_reads_back_as_it_was(tmp_path: Path, ending: str, quoting: Any) -> None:
+    texts = ['a "b" c', "tab\tinside", "line\nbreak", '"whole"', "plain", 'ends "so"', "comma, too", '"', ""]
+    frame = pandas.DataFrame({"text": texts, "label": [str(i) for i in range(len(texts))]})
+    path = tmp_path / f"rows.{ending}"
+    frame.to_csv(path, sep={"csv": ",", "tsv": "\t"}[ending], index=False, quoting=quoting)
+    assert read_table(path).data.to_pylist() == frame.to_dict("records")
+    assert lines_of(path) == [2, 3, 4, 6, 7, 8, 9, 10, 11]
+
+
+@pytest.mark.parametrize(
+    "texts",
+    [
+        ['He said "no', "plain"],
+        ['He said "no" twice', 'and "yes"'],
+        ['"Great" film', '"Nice"', "fine"],
+        ['"opens only', "next", 'closes only"'],
+        ['27" screen', '"'],
+    ],
+)
+def test_bare_quotes_in_a_tsv_are_text(tmp_path: Path, texts: list[str]) -> None:
+    path = written(tmp_path / "rows.tsv", "text\tlabel\n" + "".join(f"{text}\tx\n" for text in texts))
+    assert read_table(path).texts("text") == texts
+    assert lines_of(path) == [*range(2, len(texts) + 2)]
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv"])
+def test_every_cell_of_a_text_file_stays_the_string_it_is(tmp_path: Path, ending: str) -> None:
+    separator = {"csv": ",", "tsv": "\t"}[ending]
+    content = "".join(f"{text}{separator}x\n" for text in ["text", *TREACHEROUS])
+    assert read_table(written(tmp_path / f"rows.{ending}", content)).values("text") == TREACHEROUS
+
+
+def test_json_lines_keep_types_lists_and_their_lines(tmp_path: Path) -> None:
+    rows = [{"text": "007", "label": ["a", "b"], "n": 1}, {"text": "null", "label": [], "n": 2}, {"label": None}]
+    content = "\n\n".join(json.dumps(row) for row in rows) + "\n"
+    table = read_table(written(tmp_path / "rows.jsonl", content))
+    assert table.values("label") == [["a", "b"], [], None]
+    assert table.values("text") == ["007", "null", None]
+    assert table.values("n") == [1, 2, None]
+    assert [table.where(row)[-6:] for row in range(3)] == ["line 1", "line 3", "line 5"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"text": "a"', "line 2: not JSON"),
+        ('["a"]', "line 2: not a JSON object"),
+        ('{"text": 5}', "lines 1 to 2: a column mixes types"),
+        ('{"text": "\\ud800"}', r"lines 1 to 2: .*surrogate"),
+        ('{"text": "b", "id": 123456789012345678901234567890}', "lines 1 to 2: .*"),
+    ],
+)
+def test_a_bad_json_line_is_named(tmp_path: Path, line: str, message: str) -> None:
+    path = written(tmp_path / "rows.jsonl", '{"text": "a", "id": 1}\n' + line + "\n")
+    with pytest.raises(UserError, match=f"{re.escape(str(path))}, {message}"):
+        read_table(path)
+
+
+def test_a_column_may_begin_or_change_its_kind_of_number_after_many_rows() -> None:
+    rows: list[dict[str, Any]] = [{"text": "a", "score": 1} for _ in range(CHUNK_ROWS)]
+    table = read_table([*rows, {"text": "b", "score": 0.5, "late": ["x"]}])
+    assert table.values("score")[-2:] == [1.0, 0.5]
+    assert table.values("late")[-2:] == [None, ["x"]]
+    with pytest.raises(UserError, match="a column mixes types"):
+        read_table([*rows, {"text": "b", "score": "high"}])
+
+
+def test_a_parquet_file_keeps_its_types(tmp_path: Path) -> None:
+    data = pa.table(
+        {
+            "text": ["007", None, "ü"],
+            "label": pa.array([1, None, 3], pa.int32()),
+            "score": [0.5, 1.5, None],
+            "labels": [["a"], [], None],
+            "sure": [True, False, None],
+        }
+    )
+    pq.write_table(data, tmp_path / "rows.parquet")
+    table = read_table(tmp_path / "rows.parquet")
+    assert table.data.schema.equals(data.schema)
+    assert table.data.to_pylist() == data.to_pylist()
+    assert table.where(1) == f"{tmp_path / 'rows.parquet'}, row 1 (from 0)"
+
+
+def test_half_a_parquet_file_is_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["a"] * 1000}), tmp_path / "rows.parquet")
+    whole = (tmp_path / "rows.parquet").read_bytes()
+    (tmp_path / "rows.parquet").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(UserError, match="not a whole Parquet file"):
+        read_table(tmp_path / "rows.parquet")
+
+
+@pytest.mark.parametrize("ending", ["csv", "tsv"])
+@pytest.mark.parametrize(("row", "fields"), [("b,2,3", "3 fields"), ("b", "1 field")])
+def test_a_ragged_row_is_named_with_its_file_line_and_fields(
+    tmp_path: Path, ending: str, row: str, fields: str
+) -> None:
+    content = f"text,label\na,1\n{row}\nc,3\n"
+    path = written(tmp_path / f"rows.{ending}", content.replace(",", {"csv": ",", "tsv": "\t"}[ending]))
+    with pytest.raises(UserError, match=re.escape(f"{path}, line 3: {fields} where the header has 2\n  fix: quote")):
+        read_table(path)
+
+
+def test_a_ragged_row_after_line_breaks_is_named_by_its_own_line(tmp_path: Path) -> None:
+    path = written(tmp_path / "rows.csv", 'text,label\n"a\nb\nc",1\n"d\ne"\n')
+    with pytest.raises(UserError, match="line 5: 1 field where"):
+        read_table(path)
+
+
+def test_a_stray_quote_in_a_csv_is_named_with_its_line(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"line 3: .*\n  fix: write a quote inside a quoted field twice"):
+        read_table(written(tmp_path / "rows.csv", 'text,label\na,1\n"b" c,2\n'))
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="line 1: two columns are called 'text'"):
+        read_table(written(tmp_path / "rows.csv", "text,label,text\na,1,b\n"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("rows.csv", "", "it is empty"),
+        ("rows.tsv", "", "it is empty"),
+        ("rows.csv", "\n\n", "it is empty"),
+        ("rows.csv", "text,label\n", "it has no rows"),
+        ("rows.tsv", "text\tlabel", "it has no rows"),
+        ("rows.jsonl", "", "it has no rows"),
+    ],
+)
+def test_a_file_without_rows_is_refused(tmp_path: Path, name: str, content: str, message: str) -> None:
+    path = written(tmp_path / name, content)
+    with pytest.raises(UserError, match=re.escape(f"{path}: {message}\n  fix: give")):
+        read_table(path)
+
+
+@pytest.mark.parametrize("ending", ["csv", "jsonl"])
+def test_a_file_in_another_encoding_is_refused_with_line_and_option_and_read_when_told(
+    tmp_path: Path, ending: str
+) -> None:
+    content = {
+        "csv": "text,label\nplain,a\n日本語の表,b\n",
+        "jsonl": '{"text": "0"}\n{"text": "plain"}\n{"text": "日本語の表"}\n',
+    }
+    path = written(tmp_path / f"rows.{ending}", content[ending].encode("cp932"))
+    with pytest.raises(UserError, match="line 3: byte 0x93 is not UTF-8") as caught:
+        read_table(path)
+    assert "--set data.encoding=cp932" in caught.value.fix
+    assert read_table(path, encoding="cp932").texts("text")[-2:] == ["plain", "日本語の表"]
+
+
+def test_an_encoding_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"data\.encoding: 'klingon' is no encoding"):
+        read_table(written(tmp_path / "rows.csv", "text\na\n"), encoding="klingon")
+
+
+def test_frames_lists_and_files_of_the_same_rows_have_one_fingerprint(tmp_path: Path) -> None:
+    rows = [{"text": "a, b", "label": "x"}, {"text": "ü", "label": "y"}]
+    frame = pandas.DataFrame(rows)
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    sources = [
+        rows,
+        frame,
+        polars.DataFrame(rows),
+        pa.Table.from_pylist(rows),
+        datasets.Dataset.from_list(rows),
+        tmp_path / "rows.csv",
+        str(tmp_path / "rows.csv"),
+    ]
+    tables = [read_table(source) for source in sources]
+    assert all(table.data.to_pylist() == rows for table in tables)
+    assert len({table.fingerprint(["text", "label"]) for table in tables}) == 1
+    assert tables[0].fingerprint(["text"]) != tables[0].fingerprint(["label"])
+    assert tables[0].where(1) == "list data, row 1 (from 0)"
+    assert read_table(tables[0]) is tables[0]
+
+
+def test_a_missing_value_of_pandas_is_an_empty_cell() -> None:
+    frame = pandas.DataFrame({"text": ["a", None], "score": [0.5, float("nan")]}, index=[7, 3])
+    table = read_table(frame)
+    assert table.columns == ["text", "score"]
+    assert table.values("text") == ["a", None]
+    assert table.values("score") == [0.5, None]
+
+
+def test_a_pandas_column_of_several_types_is_refused() -> None:
+    with pytest.raises(UserError, match=r"DataFrame data: .*text.*\n  fix: use one type in each column"):
+        read_table(pandas.DataFrame({"text": ["a", 5]}))
+
+
+def test_class_labels_of_a_data_set_come_as_names_and_minus_one_as_empty() -> None:
+    features = datasets.Features(
+        {
+            "text": datasets.Value("string"),
+            "label": datasets.ClassLabel(names=["no", "yes"]),
+            "tags": datasets.List(datasets.ClassLabel(names=["a", "b", "c"])),
+        }
+    )
+    columns = {"text": ["s", "t", "u"], "label": [1, 0, -1], "tags": [[2, 0], [], None]}
+    table = read_table(datasets.Dataset.from_dict(columns, features=features))
+    assert table.columns == ["text", "label", "tags"]
+    assert table.values("label") == ["yes", "no", None]
+    assert table.values("tags") == [["c", "a"], [], None]
+
+
+def test_a_selected_and_shuffled_data_set_comes_in_its_own_order() -> None:
+    data = datasets.Dataset.from_dict({"text": [str(i) for i in range(20)]}).shuffle(seed=3).select(range(5, 15))
+    assert read_table(data).values("text") == data["text"][:]
+
+
+@pytest.mark.parametrize("source", [42, {"text": ["a"]}, ["a", "b"]])
+def test_what_is_no_table_is_refused_by_its_type(source: Any) -> None:
+    with pytest.raises(UserError, match=f"train: a {type(source).__name__} is no table"):
+        read_table(source, name="train")
+
+
+def test_an_empty_list_has_no_rows() -> None:
+    with pytest.raises(UserError, match="list data: it has no rows"):
+        read_table([])
+
+
+@pytest.mark.parametrize("name", ["rows.doc", "rows", "rows.csv.gz"])
+def test_an_ending_that_is_not_read_is_refused_with_those_that_are(tmp_path: Path, name: str) -> None:
+    with pytest.raises(UserError, match=r"is not one that kitune reads\n  fix: use .csv, .tsv, .jsonl, .parquet"):
+        read_table(written(tmp_path / name, gzip.compress(b"text\na\n")))
+
+
+def test_an_ending_in_capitals_is_read(tmp_path: Path) -> None:
+    assert len(read_table(written(tmp_path / "ROWS.CSV", "text\na\n"))) == 1
+
+
+def test_a_folder_is_refused_with_a_file_in_it(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="a folder, not a file and no data in it"):
+        read_table(tmp_path)
+    path = written(tmp_path / "train.csv", "text\na\n")
+    written(tmp_path / "notes.md", "x")
+    message = f"{tmp_path}: a folder, not a file; it holds train.csv\n  fix: give one of its files: {path}"
+    with pytest.raises(UserError, match=re.escape(message)):
+        read_table(tmp_path)
+
+
+def test_a_misspelt_file_is_answered_with_its_neighbour(tmp_path: Path) -> None:
+    path = written(tmp_path / "train.csv", "text\na\n")
+    with pytest.raises(UserError, match=re.escape(f"trian.csv: there is no such file\n  fix: did you mean {path}?")):
+        read_table(tmp_path / "trian.csv")
+    with pytest.raises(UserError, match="fix: check the path; the current folder is"):
+        read_table(tmp_path / "nowhere" / "xyz.csv")
+
+
+def test_a_stream_may_be_json_lines() -> None:
+    table = read_stream(['{"text": "a"}\n', "\n", '{"text": "b", "id": 1}\n'], ["text"])
+    assert table.values("text") == ["a", "b"]
+    assert table.where(1) == "standard input, line 3"
+
+
+@pytest.mark.parametrize("delimiter", [",", "\t"])
+def test_a_stream_may_have_a_header_with_the_text_columns(delimiter: str) -> None:
+    lines = [f"id{delimiter}text\n", f'1{delimiter}"a\n', 'b"\n', f"2{delimiter}c\n"]
+    table = read_stream(lines, ["text"])
+    assert table.data.to_pylist() == [{"id": "1", "text": "a\nb"}, {"id": "2", "text": "c"}]
+    assert table.where(1) == "standard input, line 4"
+
+
+def test_a_stream_may_be_a_text_a_line() -> None:
+    table = read_stream(["one, two\r\n", "\n", 'say "hi"\n', "last"], ["text"])
+    assert table.values("text") == ["one, two", "", 'say "hi"', "last"]
+    assert table.where(2) == "standard input, line 3"
+
+
+def test_a_stream_of_bare_lines_is_no_stream_of_pairs() -> None:
+    with pytest.raises(UserError, match=r"this run reads pairs(.|\n)*send JSON lines with a and b"):
+        read_stream(["one\n", "two\n"], ["a", "b"])

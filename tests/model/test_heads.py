@@ -1,0 +1,120 @@
+from itertools import permutations
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import AutoModelForSequenceClassification
+
+from kitune.errors import UserError
+from kitune.model.heads import map_head, output_layer, start_at_priors
+
+OLD = ("bad", "fine", "good")
+
+
+def network_with(tiny_model: Path, num_labels: int = 3) -> Any:
+    torch.manual_seed(3)
+    network = AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=num_labels)
+    torch.nn.init.normal_(network.classifier.bias)
+    return network
+
+
+def test_the_output_layer_is_the_linear_one_outside_the_encoder(tiny_model: Path) -> None:
+    network = network_with(tiny_model, num_labels=32)  # as many as the encoder is wide
+    assert output_layer(network) == ("classifier", network.classifier)
+    network.classifier = nn.Identity()
+    with pytest.raises(UserError, match="a BertForSequenceClassification has no linear output layer"):
+        output_layer(network)
+
+
+@pytest.mark.parametrize("new", [*permutations(OLD), ("good", "bad"), ("good", "odd", "bad", "even")], ids=str)
+def test_a_row_of_the_head_follows_its_name_whatever_the_order(tiny_model: Path, new: tuple[str, ...]) -> None:
+    network = network_with(tiny_model)
+    old = network.classifier
+    map_head(network, OLD, new, seed=1)
+    assert network.num_labels == len(new)
+    assert network.classifier.weight.shape == (len(new), 32)
+    for row, name in enumerate(new):
+        if name in OLD:
+            assert torch.equal(network.classifier.weight[row], old.weight[OLD.index(name)])
+            assert network.classifier.bias[row] == old.bias[OLD.index(name)]
+        else:
+            assert network.classifier.bias[row] == 0
+            assert not (network.classifier.weight[row] == old.weight).all(dim=1).any()
+
+
+def test_a_mapped_head_gives_each_name_the_output_it_had(tiny_model: Path) -> None:
+    network = network_with(tiny_model).eval()
+    ids = torch.arange(10, 40).view(3, 10)
+    with torch.inference_mode():
+        before = network(input_ids=ids).logits
+        map_head(network, OLD, ("good", "bad", "fine"), seed=1)
+        after = network(input_ids=ids).logits
+    torch.testing.assert_close(after, before[:, [2, 0, 1]])
+
+
+def test_new_rows_of_a_head_follow_from_the_seed(tiny_model: Path) -> None:
+    heads: list[torch.Tensor] = []
+    for seed in (1, 1, 2):
+        network = network_with(tiny_model)
+        torch.manual_seed(len(heads))
+        map_head(network, OLD, ("new", "bad"), seed=seed)
+        heads.append(network.classifier.weight)
+    assert torch.equal(heads[0], heads[1])
+    assert not torch.equal(heads[0][0], heads[2][0])
+    assert torch.equal(heads[0][1], heads[2][1])
+
+
+@pytest.mark.parametrize(
+    ("new", "said"),
+    [
+        (("good", "bad", "fine"), "the head keeps 3 labels of the earlier run, by name"),
+        (("good", "odd"), "the head keeps 1 label of the earlier run and starts odd anew"),
+        (tuple("abcdef"), "the head keeps 0 labels of the earlier run and starts a, b, c, d, e, ... anew"),
+    ],
+)
+def test_what_a_head_keeps_is_said(tiny_model: Path, new: tuple[str, ...], said: str) -> None:
+    assert map_head(network_with(tiny_model), OLD, new, seed=1) == [said]
+
+
+def logits_of_zero_hidden(network: Any) -> torch.Tensor:
+    result: torch.Tensor = network.classifier(torch.zeros(32)).detach().double()
+    return result
+
+
+def test_a_new_head_of_classes_predicts_their_shares(tiny_model: Path) -> None:
+    network = network_with(tiny_model)
+    shares = [0.7, 0.25, 0.05]
+    start_at_priors(network, "single-label", shares)
+    assert logits_of_zero_hidden(network).softmax(dim=0).tolist() == pytest.approx(shares, rel=1e-6)
+
+
+def test_a_new_head_of_many_labels_predicts_each_share(tiny_model: Path) -> None:
+    network = network_with(tiny_model)
+    shares = [0.9, 0.5, 0.01]
+    start_at_priors(network, "multi-label", shares)
+    assert logits_of_zero_hidden(network).sigmoid().tolist() == pytest.approx(shares, rel=1e-6)
+
+
+def test_a_new_head_of_a_regression_predicts_the_mean(tiny_model: Path) -> None:
+    network = network_with(tiny_model, num_labels=1)
+    start_at_priors(network, "regression", [2.75])
+    assert logits_of_zero_hidden(network).tolist() == pytest.approx([2.75])
+
+
+@pytest.mark.parametrize(("task", "shares"), [("single-label", [1.0, 0.0, 0.0]), ("multi-label", [1.0, 0.0, 0.5])])
+def test_a_share_of_nothing_or_all_gives_a_finite_bias(tiny_model: Path, task: Any, shares: list[float]) -> None:
+    network = network_with(tiny_model)
+    start_at_priors(network, task, shares)
+    assert torch.isfinite(network.classifier.bias).all()
+    assert network.classifier.bias.abs().max() < 10
+
+
+def test_a_head_without_a_bias_stays_as_it_is(tiny_model: Path) -> None:
+    network = network_with(tiny_model)
+    network.classifier = nn.Linear(32, 3, bias=False)
+    before = network.classifier.weight.clone()
+    start_at_priors(network, "single-label", [0.5, 0.3, 0.2])
+    assert network.classifier.bias is None
+    assert torch.equal(network.classifier.weight, before)

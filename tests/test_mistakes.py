@@ -1,0 +1,622 @@
+"""A user's mistake ends in a sentence: what, where, and what to do; exit code 2, and nothing on the disk has changed."""
+
+import csv
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import kitune
+from kitune.cli import main
+
+Words = list[str]
+MISTAKES: list[Any] = []
+SMALL = ("--set", "engine.threads=1", "--set", "train.epochs=1")
+
+
+def mistake(*fragments: str, **environment: str) -> Callable[[Callable[[Path], Words]], Callable[[Path], Words]]:
+    """A mistake is a function that prepares files in a folder and returns the command's words; `fragments` must be said."""
+
+    def note(prepare: Callable[[Path], Words]) -> Callable[[Path], Words]:
+        name = prepare.__name__.replace("_", " ")
+        MISTAKES.append(pytest.param(prepare, fragments, environment, id=name))
+        return prepare
+
+    return note
+
+
+def train(here: Path, data: str = "tickets.csv", *words: str, model: str = "model", out: str = "new") -> Words:
+    return ["train", str(here / data), "--model", str(here / model), "--out", str(here / out), *SMALL, *words]
+
+
+def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def edit(path: Path, change: Callable[[list[dict[str, str]]], object]) -> None:
+    """Change the rows of a CSV file."""
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    change(rows)
+    write_csv(path, rows)
+
+
+def tree(folder: Path) -> dict[str, bytes | None]:
+    """Every path under `folder`, files with their bytes."""
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, rows: Callable[..., Any]) -> Path:
+    """A folder with tickets.csv, a model and a finished run."""
+    folder = tmp_path_factory.mktemp("workplace")
+    write_csv(folder / "tickets.csv", rows("single-label", 24))
+    shutil.copytree(tiny_model, folder / "model")
+    small = {"engine.threads": 1, "train.epochs": 1, "data.max_length": 32}
+    kitune.train(folder / "tickets.csv", model=str(folder / "model"), out=folder / "run", options=small)
+    return folder
+
+
+@pytest.fixture
+def here(workplace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the workplace, which is also the current folder."""
+    folder = tmp_path / "here"
+    shutil.copytree(workplace, folder)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+# The data
+
+
+@mistake("tikets.csv: there is no such file", "did you mean", "tickets.csv?")
+def a_misspelt_file(here: Path) -> Words:
+    return train(here, "tikets.csv")
+
+
+@mistake("validation.csv: there is no such file")
+def a_validation_file_that_is_not_there(here: Path) -> Words:
+    return train(here, "tickets.csv", "--valid", str(here / "validation.csv"))
+
+
+@mistake("empty: a folder, not a file and no data in it")
+def a_folder_without_data(here: Path) -> Words:
+    (here / "empty").mkdir()
+    return train(here, "empty")
+
+
+@mistake("the ending .docx is not one that kitune reads", ".csv")
+def an_unknown_ending(here: Path) -> Words:
+    (here / "tickets.docx").write_text("text,label\n")
+    return train(here, "tickets.docx")
+
+
+@mistake("nothing.csv: it is empty", "a header and rows")
+def an_empty_table(here: Path) -> Words:
+    (here / "nothing.csv").write_text("")
+    return train(here, "nothing.csv")
+
+
+@mistake("header.csv: it has no rows")
+def a_header_only(here: Path) -> Words:
+    (here / "header.csv").write_text("text,label\n")
+    return train(here, "header.csv")
+
+
+@mistake("tickets.csv, line 5: 5 fields where the header has 3")
+def a_ragged_row(here: Path) -> Words:
+    lines = (here / "tickets.csv").read_text().splitlines()
+    lines[4] = "r3,the food, good, but cold,yes"
+    (here / "tickets.csv").write_text("\n".join(lines))
+    return train(here)
+
+
+@mistake("latin.csv, line 2: byte 0xe9 is not UTF-8", "--set data.encoding=")
+def another_encoding(here: Path) -> Words:
+    (here / "latin.csv").write_bytes("text,label\nun café,yes\nnon,no\n".encode("latin-1"))
+    return train(here, "latin.csv")
+
+
+@mistake("there is no column 'txt'; there are id, text, label", "did you mean 'text'?")
+def a_wrong_text_column(here: Path) -> Words:
+    return train(here, "tickets.csv", "--text", "txt")
+
+
+@mistake("there is no column 'topic'; there are id, text, label", "name one of these")
+def a_wrong_label_column(here: Path) -> Words:
+    return train(here, "tickets.csv", "--label", "topic")
+
+
+@mistake("valid.csv: there is no column 'label'")
+def a_validation_file_with_other_columns(here: Path) -> Words:
+    (here / "valid.csv").write_text("text\ngood film\n")
+    return train(here, "tickets.csv", "--valid", str(here / "valid.csv"))
+
+
+@mistake("column 'text' has two parts")
+def a_column_that_is_text_and_label(here: Path) -> Words:
+    return train(here, "tickets.csv", "--text", "text", "--label", "text")
+
+
+@mistake("every row has the label 'yes' in column 'label'", "nothing to tell apart")
+def a_single_class(here: Path) -> Words:
+    edit(here / "tickets.csv", lambda rows: [row.update(label="yes") for row in rows])
+    return train(here)
+
+
+@mistake("tickets.csv, line 4; ", "line 9: no label in column 'label'", "or drop them: python -c")
+def rows_without_a_label(here: Path) -> Words:
+    edit(here / "tickets.csv", lambda rows: [rows[i].update(label="") for i in (2, 7)])
+    return train(here)
+
+
+@mistake("tickets.csv, line 4: label '7' in column 'label' is not among the 2 labels (no, yes)", "--set 'data.labels=")
+def a_label_out_of_range_of_the_told_ones(here: Path) -> Words:
+    edit(here / "tickets.csv", lambda rows: rows[2].update(label="7"))
+    return train(here, "tickets.csv", "--task", "single-label", "--set", "data.labels=['no', 'yes']")
+
+
+@mistake("valid.csv, line 3: label 'maybe' in column 'label' is not among the 2 labels")
+def a_label_that_only_the_validation_file_has(here: Path) -> Words:
+    (here / "valid.csv").write_text("text,label\ngood film,yes\nbad film,maybe\n")
+    return train(here, "tickets.csv", "--valid", str(here / "valid.csv"))
+
+
+@mistake("tickets.csv, line 2; ", "line 4 and 21 more: 'yes' in column 'label' is no finite number")
+def words_where_a_regression_needs_numbers(here: Path) -> Words:
+    edit(here / "tickets.csv", lambda rows: [row.update(label="yes") for row in rows])
+    return train(here, "tickets.csv", "--task", "regression")
+
+
+@mistake("tickets.csv, line 6: the weight in column 'weight' is not a number of 0 or more")
+def a_negative_weight(here: Path) -> Words:
+    edit(here / "tickets.csv", lambda rows: [row.update(weight="-1" if i == 4 else "1") for i, row in enumerate(rows)])
+    return train(here, "tickets.csv", "--set", "data.weight=weight")
+
+
+@mistake("24 rows cannot be split into train and valid by the groups of column 'customer'", "--valid FILE")
+def a_group_column_with_one_group(here: Path) -> Words:
+    edit(here / "tickets.csv", lambda rows: [row.update(customer="Kim") for row in rows])
+    return train(here, "tickets.csv", "--group", "customer")
+
+
+@mistake("there is no column 'custmer'", "did you mean 'customer'?")
+def a_wrong_group_column(here: Path) -> Words:
+    edit(here / "tickets.csv", lambda rows: [row.update(customer="Kim") for row in rows])
+    return train(here, "tickets.csv", "--group", "custmer")
+
+
+# The words of the command
+
+
+@mistake("there is no training data", "kitune train DATA")
+def no_data(here: Path) -> Words:
+    return ["train", "--model", str(here / "model")]
+
+
+@mistake("No such option: --labl", "--label")
+def a_misspelt_flag(here: Path) -> Words:
+    return train(here, "tickets.csv", "--labl", "label")
+
+
+@mistake("No such command 'trian'", "train")
+def a_misspelt_command(here: Path) -> Words:
+    return ["trian", str(here / "tickets.csv")]
+
+
+@mistake("Missing argument 'DATA'", "kitune predict --help")
+def a_missing_argument(here: Path) -> Words:
+    return ["predict", str(here / "run")]
+
+
+@mistake("'train.learningrate'", "did you mean train.learning_rate?")
+def a_misspelt_option(here: Path) -> Words:
+    return train(here, "tickets.csv", "--set", "train.learningrate=1e-4")
+
+
+@mistake("train.epochs", "'many'")
+def an_option_of_a_wrong_type(here: Path) -> Words:
+    return train(here, "tickets.csv", "--set", "train.epochs=many")
+
+
+@mistake("train.warmup_share", "less than 1", "given: 1.5")
+def an_option_out_of_range(here: Path) -> Words:
+    return train(here, "tickets.csv", "--set", "train.warmup_share=1.5")
+
+
+@mistake("learning_rate is -0.0001; it lies between 0 and 1")
+def a_negative_learning_rate(here: Path) -> Words:
+    return train(here, "tickets.csv", "--set", "train.learning_rate=-1e-4")
+
+
+@mistake("data.max_length: Input should be greater than or equal to", "given: 0")
+def a_max_length_of_nothing(here: Path) -> Words:
+    return train(here, "tickets.csv", "--set", "data.max_length=0")
+
+
+@mistake("--set train.epochs: it has no '='", "section.key=value")
+def an_option_without_a_value(here: Path) -> Words:
+    return train(here, "tickets.csv", "--set", "train.epochs")
+
+
+@mistake("task", "'single-label', 'multi-label' or 'regression'", "'singel-label'")
+def a_misspelt_task(here: Path) -> Words:
+    return train(here, "tickets.csv", "--task", "singel-label")
+
+
+@mistake("options.yaml: there is no such file")
+def a_config_file_that_is_not_there(here: Path) -> Words:
+    return train(here, "tickets.csv", "--config", str(here / "options.yaml"))
+
+
+@mistake("options.yaml", "'train.epoch'", "did you mean train.epochs?")
+def a_misspelt_option_in_a_config_file(here: Path) -> Words:
+    (here / "options.yaml").write_text("train:\n  epoch: 3\n")
+    return train(here, "tickets.csv", "--config", str(here / "options.yaml"))
+
+
+@mistake("train.schedule_options: cosine has no option 'num_cyclez'", "it takes num_cycles")
+def an_option_that_the_schedule_does_not_have(here: Path) -> Words:
+    return train(
+        here, "tickets.csv", "--set", "train.schedule=cosine", "--set", "train.schedule_options={num_cyclez: 2}"
+    )
+
+
+@mistake("train.best_metric: a single-label task has no rmse", "choose among loss, accuracy")
+def a_metric_that_the_task_does_not_have(here: Path) -> Words:
+    return train(here, "tickets.csv", "--set", "train.best_metric=rmse")
+
+
+@mistake("train.class_weights: 'maybe' is not among the labels (no, yes)")
+def a_class_weight_of_no_class(here: Path) -> Words:
+    return train(here, "tickets.csv", "--set", "train.class_weights={maybe: 2.0}")
+
+
+@mistake("data.max_length: 65 is more than the model's 64 positions", "--set data.max_length=64")
+def more_tokens_than_the_model_has_positions(here: Path) -> Words:
+    return train(here, "tickets.csv", "--set", "data.max_length=65")
+
+
+# The model
+
+
+@mistake("no-such-model", "the hub cannot be reached", "--model starter")
+def an_unknown_model_without_a_network(here: Path) -> Words:
+    return ["train", str(here / "tickets.csv"), "--model", "no-such-model"]
+
+
+@mistake("models/mine: there is no such folder")
+def a_model_folder_that_is_not_there(here: Path) -> Words:
+    return train(here, model="models/mine")
+
+
+@mistake("empty: not a model: it holds no config.json")
+def a_folder_without_a_model(here: Path) -> Words:
+    (here / "empty").mkdir()
+    return train(here, model="empty")
+
+
+@mistake("tickets.csv: a file, not a model")
+def a_file_as_a_model(here: Path) -> Words:
+    return train(here, model="tickets.csv")
+
+
+@mistake("model: no model.safetensors and no pytorch_model.bin")
+def a_model_without_weights(here: Path) -> Words:
+    (here / "model" / "model.safetensors").unlink()
+    return train(here)
+
+
+@mistake("model: its weights do not load", "download the model again")
+def truncated_weights(here: Path) -> Words:
+    weights = here / "model" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    return train(here)
+
+
+@mistake("config.json", "download the model again")
+def a_config_that_is_not_json(here: Path) -> Words:
+    (here / "model" / "config.json").write_text('{"model_type": "bert",')
+    return train(here)
+
+
+@mistake("config.json", "download the model again")
+def a_config_of_an_unknown_family(here: Path) -> Words:
+    (here / "model" / "config.json").write_text('{"model_type": "berd"}')
+    return train(here)
+
+
+@mistake("model: none of the encoder's", "so its config names another model")
+def weights_of_another_model(here: Path) -> Words:
+    save_file({"wte.weight": torch.zeros(4, 4)}, here / "model" / "model.safetensors", {"format": "pt"})
+    return train(here)
+
+
+@mistake("word_embeddings.weight is [7, 32] in its file and [", ", 32] by its config.json")
+def weights_of_another_size(here: Path) -> Words:
+    weights = load_file(here / "model" / "model.safetensors")
+    name = next(name for name in weights if "word_embeddings" in name)
+    weights[name] = torch.zeros(7, 32)
+    save_file(weights, here / "model" / "model.safetensors", {"format": "pt"})
+    return train(here)
+
+
+@mistake("model: it holds no tokenizer's vocabulary", "put the tokenizer's files there")
+def a_model_without_a_tokenizer(here: Path) -> Words:
+    for file in (here / "model").iterdir():
+        if file.name not in {"config.json", "model.safetensors"}:
+            file.unlink()
+    return train(here)
+
+
+# Where the run goes, and going on
+
+
+@mistake("run: it exists already and is a run; nothing in it was touched", "kitune train --resume")
+def a_run_folder_that_exists(here: Path) -> Words:
+    return train(here, out="run")
+
+
+@mistake("model: it exists already; nothing in it was touched", "choose another --out")
+def a_folder_that_exists(here: Path) -> Words:
+    return train(here, out="model")
+
+
+@mistake("tickets.csv: not a folder", "choose another --out")
+def a_run_folder_below_a_file(here: Path) -> Words:
+    return train(here, out="tickets.csv/new")
+
+
+@mistake("model: not a run: it has no record.json")
+def going_on_with_something_that_is_no_run(here: Path) -> Words:
+    return ["train", "--resume", str(here / "model")]
+
+
+@mistake("runs/first: not a run")
+def going_on_with_a_run_that_is_not_there(here: Path) -> Words:
+    return ["train", "--resume", "runs/first"]
+
+
+@mistake("--resume goes on in the run's own folder", "leave one of them out")
+def going_on_in_another_folder(here: Path) -> Words:
+    return ["train", "--resume", str(here / "run"), "--out", str(here / "new")]
+
+
+@mistake("run: train.learning_rate was", "and is now 0.01", "--set train.learning_rate=0.01")
+def going_on_with_another_learning_rate(here: Path) -> Words:
+    return ["train", "--resume", str(here / "run"), "--set", "train.learning_rate=0.01"]
+
+
+@mistake("run: the train rows (", "tickets.csv) are not those that it was trained on", "put the old data back")
+def going_on_with_other_rows(here: Path) -> Words:
+    edit(here / "tickets.csv", lambda rows: rows[2].update(text="something else"))
+    return ["train", str(here / "tickets.csv"), "--resume", str(here / "run")]
+
+
+@mistake("run: none of its 1 checkpoint is whole", "rm -r")
+def going_on_without_a_whole_checkpoint(here: Path) -> Words:
+    for weights in here.glob("run/checkpoints/step-*/model.safetensors"):
+        data = weights.read_bytes()
+        weights.unlink()  # best/ and last/ may be the same file
+        weights.write_bytes(data[:-1])
+    return ["train", "--resume", str(here / "run"), "--set", "train.epochs=2"]
+
+
+@mistake("steps are done, and 0 epochs have only 0", "train.epochs=")
+def going_on_with_fewer_epochs_than_are_done(here: Path) -> Words:
+    return ["train", "--resume", str(here / "run"), "--set", "train.epochs=0"]
+
+
+@mistake(
+    "ACCELERATE_MIXED_PRECISION=fp16 is set", "unset ACCELERATE_MIXED_PRECISION", ACCELERATE_MIXED_PRECISION="fp16"
+)
+def a_launcher_with_a_precision_of_its_own(here: Path) -> Words:
+    return train(here)
+
+
+@mistake("ACCELERATE_USE_FSDP is set", "unset ACCELERATE_USE_FSDP", ACCELERATE_USE_FSDP="true")
+def a_launcher_that_shards(here: Path) -> Words:
+    return train(here)
+
+
+# Predicting and evaluating
+
+
+@mistake("model: an encoder without a trained head answers nothing", "kitune train")
+def predicting_with_an_untrained_model(here: Path) -> Words:
+    return ["predict", str(here / "model"), str(here / "tickets.csv"), "--out", str(here / "answers.csv")]
+
+
+@mistake("tikets.csv: there is no such file", "tickets.csv?")
+def predicting_from_a_misspelt_file(here: Path) -> Words:
+    return ["predict", str(here / "run"), str(here / "tikets.csv")]
+
+
+@mistake("others.csv: there is no column 'text'; there are texts", "did you mean 'texts'?")
+def predicting_without_the_text_column(here: Path) -> Words:
+    (here / "others.csv").write_text("texts\ngood\n")
+    return ["predict", str(here / "run"), str(here / "others.csv"), "--out", str(here / "answers.csv")]
+
+
+@mistake("there is no column 'identifier'; there are id, text, label", "name one of these")
+def keeping_a_column_that_is_not_there(here: Path) -> Words:
+    words = ["--keep", "identifier", "--out", str(here / "answers.csv")]
+    return ["predict", str(here / "run"), str(here / "tickets.csv"), *words]
+
+
+@mistake("tickets.csv: it exists already; nothing in it was touched")
+def predicting_into_a_file_that_exists(here: Path) -> Words:
+    return ["predict", str(here / "run"), str(here / "tickets.csv"), "--out", str(here / "tickets.csv")]
+
+
+@mistake("the ending .docx is not one that kitune writes", "use .csv")
+def predicting_into_an_unknown_format(here: Path) -> Words:
+    return ["predict", str(here / "run"), str(here / "tickets.csv"), "--out", str(here / "answers.docx")]
+
+
+@mistake("answers: there is no such folder")
+def predicting_into_a_folder_that_is_not_there(here: Path) -> Words:
+    return ["predict", str(here / "run"), str(here / "tickets.csv"), "--out", str(here / "answers" / "first.csv")]
+
+
+@mistake("--which newest: a run has best and last", "--which best")
+def an_unknown_part_of_a_run(here: Path) -> Words:
+    return ["predict", str(here / "run"), str(here / "tickets.csv"), "--which", "newest"]
+
+
+@mistake("precision: Input should be 'fp32', 'bf16' or 'fp16' (given: 'fp8')")
+def an_unknown_precision(here: Path) -> Words:
+    return ["predict", str(here / "run"), str(here / "tickets.csv"), "--precision", "fp8"]
+
+
+@mistake("config.json", "download the model again")
+def predicting_with_a_config_that_is_not_json(here: Path) -> Words:
+    (here / "run" / "best" / "config.json").write_text("{")
+    return ["predict", str(here / "run"), str(here / "tickets.csv")]
+
+
+@mistake("runs/first: not a model: the run has no finished part yet")
+def predicting_with_an_unfinished_run(here: Path) -> Words:
+    (here / "runs" / "first").mkdir(parents=True)
+    shutil.copy(here / "run" / "run.yaml", here / "runs" / "first")
+    return ["predict", "runs/first", str(here / "tickets.csv")]
+
+
+@mistake("others.csv: there is no column 'label'; there are text, topic", "name one of these")
+def evaluating_without_the_label_column(here: Path) -> Words:
+    (here / "others.csv").write_text("text,topic\ngood,yes\n")
+    return ["evaluate", str(here / "run"), str(here / "others.csv")]
+
+
+@mistake("others.csv, line 3: label 'maybe' in column 'label' is not among the 2 labels (no, yes)")
+def evaluating_a_label_that_the_run_does_not_know(here: Path) -> Words:
+    (here / "others.csv").write_text("text,label\ngood,yes\nbad,maybe\n")
+    return ["evaluate", str(here / "run"), str(here / "others.csv")]
+
+
+@pytest.mark.parametrize(("prepare", "fragments", "environment"), MISTAKES)
+def test_a_mistake_is_named_with_its_place_and_its_remedy_and_nothing_is_written(
+    here: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    prepare: Callable[[Path], Words],
+    fragments: tuple[str, ...],
+    environment: dict[str, str],
+) -> None:
+    words = prepare(here)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    before = tree(here)
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    output = capsys.readouterr()
+    said = output.err[output.err.index("error:") :] if "error:" in output.err else output.err
+    assert stopped.value.code == 2
+    assert said.startswith("error: ")
+    assert "\n  fix: " in said
+    assert "Traceback" not in output.err
+    assert output.out == ""
+    for fragment in fragments:
+        assert fragment in said
+    assert tree(here) == before
+
+
+@pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl", ".parquet"])
+def test_the_fix_for_rows_without_a_label_runs_in_a_shell_and_leaves_the_labelled_rows(
+    here: Path, capsys: pytest.CaptureFixture[str], ending: str
+) -> None:
+    import pyarrow as pa
+
+    from kitune.data.read import read_table
+    from kitune.predict import row_writer
+
+    data = here / f"it's data{ending}"
+    rows = [{"text": f"null {i}", "label": None if i in (2, 7) else "NA" if i % 2 else "ok"} for i in range(20)]
+    with row_writer(data) as write:
+        write(pa.Table.from_pylist(rows))
+    with pytest.raises(SystemExit):
+        main(train(here, data.name))
+    fix = capsys.readouterr().err.partition("or drop them: ")[2].strip()
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    done = subprocess.run(
+        ["bash", "-c", fix], cwd=here, env={**os.environ, "PATH": path}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    labelled = next(here.glob("labelled.*"))
+    assert read_table(labelled).data.to_pylist() == [row for row in rows if row["label"] is not None]
+
+
+def test_the_fix_for_a_run_folder_that_exists_goes_on_with_it(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(train(here, out="run"))
+    fix = capsys.readouterr().err.partition("go on with ")[2].partition(", or choose")[0]
+    program, *words = shlex.split(fix)
+    with pytest.raises(SystemExit) as stopped:
+        main([*words, "--set", "train.epochs=2"])
+    assert (program, stopped.value.code) == ("kitune", 0)
+    assert json.loads((here / "run" / "record.json").read_text())["resumed"][0]["epochs"] == 2
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["train", "--help"], ["evaluate", "--help"], ["predict", "--help"]])
+def test_help_of_every_command_exits_with_0(words: Words, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out.startswith("Usage: kitune")
+
+
+def test_every_option_is_listed_with_its_default_and_what_it_does(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "--options"])
+    listed = capsys.readouterr().out
+    assert stopped.value.code == 0
+    assert "train.warmup_share = 0.06\n    Share of all optimizer steps spent warming up." in listed
+
+
+def test_help_answers_at_once_and_without_torch() -> None:
+    times = []
+    for _ in range(5):
+        begin = time.perf_counter()
+        done = subprocess.run([sys.executable, "-m", "kitune", "--help"], capture_output=True, text=True, check=True)
+        times.append(time.perf_counter() - begin)
+    assert "train" in done.stdout
+    assert min(times) < 0.3
+    ask = (
+        "import sys, kitune.cli\ntry: kitune.cli.main(['--help'])\nexcept SystemExit: sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", ask], capture_output=True).returncode == 0
+
+
+def test_a_reader_that_goes_away_ends_the_command_without_a_word() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "kitune", "train", "--options"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.stderr is not None
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
+
+
+def test_ctrl_c_tells_how_to_go_on(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt("kitune train --resume runs/first")
+
+    monkeypatch.setattr("kitune.finetune.train", interrupted)
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "tickets.csv"])
+    assert stopped.value.code == 130
+    assert capsys.readouterr().err == "interrupted; go on with kitune train --resume runs/first\n"

@@ -1,0 +1,444 @@
+"""Answers: a row out for a row in, in the input's order, in every format, from every source, the same bytes each time."""
+
+import csv
+import io
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import kitune
+from kitune.cli import main
+from kitune.data.read import read_table
+from kitune.errors import UserError
+
+Rows = Callable[..., list[dict[str, Any]]]
+ENDINGS = [".csv", ".tsv", ".jsonl", ".parquet"]
+AWKWARD = [
+    "",
+    " ",
+    "NA",
+    "good, but cold",
+    'they said "good" and "bad"',
+    '"bad"',
+    "first line\nsecond line",
+    "with\ta tab",
+    "with a\rcarriage return",
+    "とても good 🦊",
+    "=1+1",
+]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, lively_model: Path, rows: Rows) -> Callable[..., kitune.Run]:
+    """A run of a task, with one text column or two, made once."""
+    made: dict[tuple[str, bool], kitune.Run] = {}
+
+    def make(task: str, *, pair: bool = False) -> kitune.Run:
+        if (task, pair) not in made:
+            data = rows(task, 80, pair=pair)
+            options = {
+                "train.epochs": 10,
+                "train.learning_rate": 3e-3,
+                "train.patience": None,
+                "train.best_metric": "loss",
+            }
+            made[task, pair] = kitune.train(
+                data,
+                valid=data[:30],
+                model=str(lively_model),
+                out=tmp_path_factory.mktemp(task) / "run",
+                text=["text", "other"] if pair else "text",
+                label="label",
+                options=options | {"engine.threads": 1, "data.max_length": 32},
+            )
+        return made[task, pair]
+
+    return make
+
+
+@pytest.fixture
+def asked(rows: Rows) -> list[dict[str, Any]]:
+    """Rows of very different lengths, short and long ones mixed, awkward and empty texts among them."""
+    made = rows("single-label", 30, seed=9)
+    for i, text in enumerate(AWKWARD):
+        made[2 * i]["text"] = text
+    for i in (1, 11, 29):
+        made[i]["text"] = " ".join([made[i]["text"]] * 8)
+    return made
+
+
+def run_command(*words: object) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([str(word) for word in words])
+    assert stopped.value.code == 0
+
+
+def write_rows(path: Path, made: list[dict[str, Any]]) -> Path:
+    """JSON lines: any text as it is."""
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in made), encoding="utf-8")
+    return path
+
+
+# Order and sameness
+
+
+def test_each_row_gets_the_answer_that_it_gets_alone(
+    trained: Callable[..., kitune.Run], asked: list[dict[str, Any]]
+) -> None:
+    run = trained("single-label")
+    together = run.predict(asked).logits
+    alone = np.concatenate([run.predict([row]).logits for row in asked])
+    assert together.shape == (30, 2)
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    assert np.ptp(together[:, 0]) > 0.1  # the rows do differ
+
+
+def test_answers_follow_the_order_of_the_input(trained: Callable[..., kitune.Run], asked: list[dict[str, Any]]) -> None:
+    run = trained("single-label")
+    order = np.random.default_rng(0).permutation(len(asked))
+    shuffled = run.predict([asked[i] for i in order]).logits
+    np.testing.assert_allclose(shuffled, run.predict(asked).logits[order], atol=1e-5)
+
+
+def test_more_rows_than_a_window_holds_stay_in_order(
+    trained: Callable[..., kitune.Run], monkeypatch: pytest.MonkeyPatch, asked: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    run = trained("single-label")
+    expected = run.predict(asked)
+    monkeypatch.setattr("kitune.predict.WINDOW_ROWS", 7)
+    monkeypatch.setattr("kitune.evaluate.score.WINDOW_ROWS", 7)
+    run_command(
+        "predict", run.folder, write_rows(tmp_path / "asked.jsonl", asked), "--out", tmp_path / "a.parquet",
+        "--keep", "id", "--probabilities",
+    )  # fmt: skip
+    found = read_table(tmp_path / "a.parquet")
+    assert found.values("id") == [row["id"] for row in asked]
+    assert found.values("prediction") == expected.labels
+    assert expected.probabilities is not None
+    np.testing.assert_allclose(found.values("p(yes)"), expected.probabilities[:, 1], atol=1e-5)
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_two_runs_of_predict_write_the_same_bytes(
+    trained: Callable[..., kitune.Run], asked: list[dict[str, Any]], tmp_path: Path, ending: str
+) -> None:
+    data = write_rows(tmp_path / "asked.jsonl", asked)
+    for name in ("first", "second"):
+        words = ("--out", tmp_path / f"{name}{ending}", "--probabilities", "--keep", "text")
+        run_command("predict", trained("single-label").folder, data, *words)
+    assert (tmp_path / f"first{ending}").read_bytes() == (tmp_path / f"second{ending}").read_bytes()
+
+
+# Files
+
+
+@pytest.mark.parametrize("task", ["single-label", "multi-label", "regression"])
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_answers_and_kept_columns_come_back_from_every_format(
+    trained: Callable[..., kitune.Run], asked: list[dict[str, Any]], tmp_path: Path, ending: str, task: str
+) -> None:
+    run, out = trained(task), tmp_path / f"answers{ending}"
+    data = write_rows(tmp_path / "asked.jsonl", asked)
+    run_command("predict", run.folder, data, "--out", out, "--keep", "id", "--keep", "text", "--probabilities")
+    expected, found = run.predict(asked), read_table(out)
+    assert found.values("id") == [row["id"] for row in asked]
+    assert found.values("text") == [row["text"] for row in asked]
+    answers = found.values("prediction")
+    if task == "regression":
+        np.testing.assert_array_equal([float(answer) for answer in answers], expected.labels)
+        assert found.columns == ["id", "text", "prediction"]
+        return
+    if task == "multi-label" and ending in {".csv", ".tsv"}:
+        answers = [answer.split("|") if answer else [] for answer in answers]
+    assert answers == expected.labels
+    assert expected.probabilities is not None
+    assert found.columns == ["id", "text", "prediction", *(f"p({name})" for name in expected.label_names)]
+    for i, name in enumerate(expected.label_names):
+        np.testing.assert_array_equal([float(p) for p in found.values(f"p({name})")], expected.probabilities[:, i])
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_without_kept_columns_there_is_still_a_row_for_each_row(
+    trained: Callable[..., kitune.Run], asked: list[dict[str, Any]], tmp_path: Path, ending: str
+) -> None:
+    run, out = trained("multi-label"), tmp_path / f"answers{ending}"
+    folder = tmp_path / "strict"
+    shutil.copytree(run / "best", folder)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    (folder / "metrics.json").write_text(json.dumps(metrics | {"threshold": 0.999999}))  # hardly a row gets a label
+    run_command("predict", folder, write_rows(tmp_path / "asked.jsonl", asked), "--out", out)
+    assert len(read_table(out)) == len(asked)
+
+
+def test_without_out_the_answers_are_csv_on_standard_output_and_nothing_else_is(
+    trained: Callable[..., kitune.Run], asked: list[dict[str, Any]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = trained("single-label")
+    run_command("predict", run.folder, write_rows(tmp_path / "asked.jsonl", asked), "--keep", "id")
+    found = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    expected = [
+        {"id": row["id"], "prediction": name} for row, name in zip(asked, run.predict(asked).labels, strict=True)
+    ]
+    assert found == expected
+
+
+def test_a_predict_that_fails_halfway_leaves_no_file(
+    trained: Callable[..., kitune.Run], asked: list[dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kitune.predict import predict_file
+
+    model, windows = trained("single-label").model, iter([True, True])
+    monkeypatch.setattr("kitune.predict.WINDOW_ROWS", 7)
+    forward = type(model.network).forward
+
+    def fails_at_last(*args: Any, **kwargs: Any) -> Any:
+        next(windows)
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(type(model.network), "forward", fails_at_last)
+    with pytest.raises(StopIteration):
+        predict_file(model, read_table(asked), tmp_path / "answers.csv")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("empty", [None, ""])
+def test_a_missing_text_is_an_empty_text(
+    trained: Callable[..., kitune.Run], rows: Rows, tmp_path: Path, empty: str | None
+) -> None:
+    run, made = trained("single-label"), rows("single-label", 6)
+    made[2]["text"] = made[5]["text"] = empty
+    expected = run.predict([row["text"] or "" for row in made]).logits
+    np.testing.assert_array_equal(run.predict(made).logits, expected)
+    from_file = run.predict(write_rows(tmp_path / "asked.jsonl", made)).logits
+    np.testing.assert_array_equal(from_file, expected)
+
+
+def test_a_file_whose_texts_are_all_missing_still_gets_its_answers(
+    trained: Callable[..., kitune.Run], tmp_path: Path
+) -> None:
+    run = trained("single-label")
+    data = write_rows(tmp_path / "asked.jsonl", [{"text": None}, {"text": None}])
+    np.testing.assert_array_equal(run.predict(data).logits, run.predict(["", ""]).logits)
+
+
+# Standard input
+
+
+@pytest.mark.parametrize("kind", ["lines", "json", "csv", "tsv"])
+def test_standard_input_may_be_lines_json_lines_csv_or_tsv(
+    trained: Callable[..., kitune.Run],
+    rows: Rows,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    kind: str,
+) -> None:
+    run, texts = trained("single-label"), [row["text"] for row in rows("single-label", 9, seed=4)]
+    texts[3] = "good, but cold"
+    sent = {
+        "lines": "".join(text + "\n" for text in texts),
+        "json": "".join(json.dumps({"text": text, "n": i}) + "\n" for i, text in enumerate(texts)),
+        "csv": "n,text\r\n" + "".join(f'{i},"{text}"\r\n' for i, text in enumerate(texts)),
+        "tsv": "text\tn\n" + "".join(f"{text}\t{i}\n" for i, text in enumerate(texts)),
+    }[kind]
+    monkeypatch.setattr(sys, "stdin", io.StringIO(sent))
+    run_command("predict", run.folder, "-")
+    found = [row["prediction"] for row in csv.DictReader(io.StringIO(capsys.readouterr().out))]
+    assert found == run.predict(texts).labels
+    assert set(found) == {"no", "yes"}
+
+
+def test_an_empty_line_of_standard_input_is_an_empty_text(
+    trained: Callable[..., kitune.Run], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("good film\n\nbad film"))
+    run_command("predict", trained("single-label").folder, "-", "--keep", "text")
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [row["text"] for row in rows] == ["good film", "", "bad film"]
+
+
+def test_nothing_on_standard_input_is_a_mistake(
+    trained: Callable[..., kitune.Run], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    with pytest.raises(SystemExit) as stopped:
+        main(["predict", str(trained("single-label").folder), "-"])
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err.startswith("error: standard input: it")
+
+
+def test_a_pipe_in_a_shell_gives_the_answers(trained: Callable[..., kitune.Run]) -> None:
+    run = trained("single-label")
+    done = subprocess.run(
+        [sys.executable, "-m", "kitune", "predict", str(run.folder), "-", "--keep", "text"],
+        input="good とても film\nbad, awful film\n",
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+    )
+    names = run.predict(["good とても film", "bad, awful film"]).labels
+    assert done.returncode == 0
+    assert done.stdout == f'text,prediction\ngood とても film,{names[0]}\n"bad, awful film",{names[1]}\n'
+    assert done.stderr == ""
+
+
+# In Python
+
+
+def test_a_run_its_parts_and_a_plain_folder_are_loaded_alike(
+    trained: Callable[..., kitune.Run], asked: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    run = trained("single-label")
+    plain = tmp_path / "plain"
+    shutil.copytree(run / "best", plain, ignore=shutil.ignore_patterns("run.yaml", "metrics.json"))
+    expected = run.predict(asked).logits
+    for name in (run.folder, str(run.folder), run / "best", plain):
+        np.testing.assert_array_equal(kitune.load(name).predict(asked).logits, expected)
+    last = kitune.load(run.folder, which="last").predict(asked).logits
+    np.testing.assert_array_equal(last, kitune.load(run / "last").predict(asked).logits)
+
+
+@pytest.mark.parametrize("precision", ["auto", "bf16"])
+def test_a_lower_precision_gives_nearly_the_same_answers(
+    trained: Callable[..., kitune.Run], asked: list[dict[str, Any]], precision: Any
+) -> None:
+    run = trained("single-label")
+    found = kitune.load(run.folder, precision=precision).predict(asked).probabilities
+    expected = run.predict(asked).probabilities
+    assert found is not None
+    assert expected is not None
+    np.testing.assert_allclose(found, expected, atol=0.05)
+
+
+def test_texts_may_come_as_any_list_or_column(trained: Callable[..., kitune.Run], rows: Rows) -> None:
+    import datasets
+    import pandas as pd
+    import polars as pl
+
+    run, texts = trained("single-label"), [row["text"] for row in rows("single-label", 9, seed=4)]
+    table = [{"text": text} for text in texts]
+    expected = run.predict(table).logits
+    columns = [texts, tuple(texts), np.array(texts), pd.Series(texts), pl.Series(texts)]
+    for column in [*columns, datasets.Dataset.from_list(table)["text"]]:
+        np.testing.assert_array_equal(run.predict(column).logits, expected)
+    texts[4], table[4]["text"] = None, ""
+    np.testing.assert_array_equal(run.predict(texts).logits, run.predict(table).logits)
+
+
+def test_pairs_may_come_as_a_list_or_a_table(trained: Callable[..., kitune.Run], rows: Rows) -> None:
+    run, made = trained("single-label", pair=True), rows("single-label", 9, pair=True, seed=4)
+    expected = run.predict(made)
+    pairs = [(row["text"], row["other"]) for row in made]
+    np.testing.assert_array_equal(run.predict(pairs).logits, expected.logits)
+    np.testing.assert_array_equal(run.predict([list(pair) for pair in pairs]).logits, expected.logits)
+    turned = run.predict([(second, first) for first, second in pairs]).logits
+    assert np.abs(turned - expected.logits).max() > 1e-3  # which text is first does matter
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (["good", "bad"], r"item 0 \(from 0\) has 1 text, and the model reads 2"),
+        ([("a", "b"), ("a", "b", "c")], r"item 1 \(from 0\) has 3 texts, and the model reads 2"),
+        ([("a", "b"), ("a", 7)], r"item 1 \(from 0\): 7 is no text"),
+        (7, "data: a int is no table"),
+    ],
+)
+def test_what_is_not_a_list_of_pairs_is_refused(trained: Callable[..., kitune.Run], given: Any, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        trained("single-label", pair=True).predict(given)
+
+
+# Many labels
+
+
+def test_the_threshold_that_is_best_on_valid_decides_about_labels(
+    trained: Callable[..., kitune.Run], rows: Rows, tmp_path: Path
+) -> None:
+    from sklearn.metrics import f1_score
+
+    run = trained("multi-label")
+    valid = read_table(run / "predictions" / "valid.parquet")
+    names = run.model.label_names
+    gold = np.array([[name in labels for name in names] for labels in valid.values("label")])
+    probabilities = np.array([valid.values(f"p({name})") for name in names]).T
+    thresholds = np.linspace(0.05, 0.95, 19)
+    scores = [f1_score(gold, probabilities >= t, average="micro", zero_division=0.0) for t in thresholds]
+    assert scores[9] < max(scores)  # else 0.5 would do
+    assert run.metrics["valid"]["micro_f1"] == pytest.approx(max(scores))
+    assert run.model.threshold in thresholds[np.isclose(scores, max(scores))]
+    answers = run.predict(rows("multi-label", 20, seed=6))
+    assert answers.probabilities is not None
+    expected = [[names[i] for i in np.flatnonzero(row >= run.model.threshold)] for row in answers.probabilities]
+    assert answers.labels == expected
+
+
+# Evaluating
+
+
+@pytest.mark.parametrize("task", ["single-label", "multi-label", "regression"])
+def test_evaluate_prints_what_scikit_learn_says_of_the_answers(
+    trained: Callable[..., kitune.Run], rows: Rows, tmp_path: Path, capsys: pytest.CaptureFixture[str], task: str
+) -> None:
+    from scipy.stats import pearsonr, spearmanr
+    from sklearn import metrics
+
+    run, made = trained(task), rows(task, 40, seed=8)
+    run_command("evaluate", run.folder, write_rows(tmp_path / "asked.jsonl", made), "--json")
+    found = json.loads(capsys.readouterr().out)
+    answers, gold = run.predict(made), [row["label"] for row in made]
+    if task == "single-label":
+        expected = {
+            "loss": metrics.log_loss(gold, answers.probabilities, labels=["no", "yes"]),
+            "accuracy": metrics.accuracy_score(gold, answers.labels),
+            "macro_f1": metrics.f1_score(gold, answers.labels, average="macro"),
+            "f1": metrics.f1_score(gold, answers.labels, pos_label="yes"),
+            "mcc": metrics.matthews_corrcoef(gold, answers.labels),
+        }
+    elif task == "multi-label":
+        hot = [[[name in labels for name in answers.label_names] for labels in side] for side in (gold, answers.labels)]
+        truth, said = (np.array(side) for side in hot)
+        p = answers.probabilities
+        assert p is not None
+        expected = {
+            "loss": float(-np.where(truth, np.log(p), np.log(1 - p)).mean()),
+            "micro_f1": metrics.f1_score(truth, said, average="micro"),
+            "macro_f1": metrics.f1_score(truth, said, average="macro"),
+            "subset_accuracy": metrics.accuracy_score(truth, said),
+        }
+    else:
+        said = np.array(answers.labels)
+        expected = {
+            "loss": metrics.mean_squared_error(gold, said),
+            "pearson": pearsonr(said, gold).statistic,
+            "spearman": spearmanr(said, gold).statistic,
+            "rmse": metrics.root_mean_squared_error(gold, said),
+            "mae": metrics.mean_absolute_error(gold, said),
+        }
+    assert found == pytest.approx(expected, abs=1e-4)
+    run_command("evaluate", run.folder, tmp_path / "asked.jsonl")
+    printed = dict(line.split() for line in capsys.readouterr().out.splitlines())
+    assert {name: float(value) for name, value in printed.items()} == pytest.approx(found, abs=1e-4)
+
+
+def test_evaluate_takes_labels_from_the_column_that_it_is_told(trained: Callable[..., kitune.Run], rows: Rows) -> None:
+    run, made = trained("single-label"), rows("single-label", 20, seed=8)
+    turned = [{"text": row["text"], "truth": {"no": "yes", "yes": "no"}[row["label"]]} for row in made]
+    right, wrong = run.model.evaluate(made), run.model.evaluate(turned, label="truth")
+    assert right["accuracy"] == pytest.approx(1 - wrong["accuracy"])
+
+
+@pytest.mark.parametrize("separator", ["|", ";", ","])
+def test_evaluate_reads_several_labels_in_a_cell_even_of_a_single_row(
+    trained: Callable[..., kitune.Run], tmp_path: Path, separator: str
+) -> None:
+    data = tmp_path / "one.tsv"
+    data.write_text(f"text\tlabel\ngood film\tgood{separator}odd\n")
+    model = trained("multi-label").model
+    assert model.evaluate(data) == model.evaluate([{"text": "good film", "label": ["good", "odd"]}])
