@@ -212,7 +212,9 @@ def checked(tree: Mapping[str, Any], where: str) -> RunOptions:
     try:
         return RunOptions.model_validate(tree)
     except ValidationError as error:
-        first = error.errors()[0]
+        errors = error.errors()
+        # Of a number that may also be a word, the bound says more than "not that word".
+        first = next((one for one in errors if one["type"].startswith(("greater", "less"))), errors[0])
         name = ".".join(
             str(part) for part in first["loc"] if str(part) in " ".join(option_names()).replace(".", " ").split()
         )

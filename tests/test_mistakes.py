@@ -237,7 +237,7 @@ def an_option_out_of_range(here: Path) -> Words:
     return train(here, "tickets.csv", "--set", "train.warmup_share=1.5")
 
 
-@mistake("learning_rate is -0.0001; it lies between 0 and 1")
+@mistake("train.learning_rate: Input should be greater than 0 (given: -0.0001)")
 def a_negative_learning_rate(here: Path) -> Words:
     return train(here, "tickets.csv", "--set", "train.learning_rate=-1e-4")
 

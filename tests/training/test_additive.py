@@ -96,7 +96,7 @@ def test_bucketing_changes_nothing(
     """Micro-batches of rows of like length, which kitune always makes, against micro-batches in any order."""
 
     def unsorted() -> None:
-        loop.micro_batches = lambda rows, lengths, *, count: list(np.array_split(rows, count))
+        vars(loop)["micro_batches"] = lambda rows, lengths, *, count: list(np.array_split(rows, count))
         train(tmp_path / "run", weighted(rows, task), tiny_model, options_of(task, train__accumulation=3))()
 
     assert in_child(unsorted, log=tmp_path / "log") == 0, (tmp_path / "log").read_text()

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 import kitune
+from kitune.data.batches import BatchPlan, plan_epoch
 from kitune.errors import UserError
 from kitune.training import loop, optimizer
 from tests.training.runs import content, in_child, resume, train
@@ -139,7 +140,7 @@ def test_the_loop_is_a_plain_torch_loop(rows: Rows, tiny_model: Path, tmp_path: 
     for step, event in enumerate(events(tmp_path / "run")):
         epoch, place = divmod(step, 5)
         lengths = torch.tensor([len(ids) for ids in tokenizer([row["text"] for row in data[:40]])["input_ids"]]).numpy()
-        chosen = loop.plan_epoch(loop.BatchPlan("random", 8), lengths, seed=1, epoch=epoch)[place]
+        chosen = plan_epoch(BatchPlan("random", 8), lengths, seed=1, epoch=epoch)[place]
         batch = tokenizer([data[i]["text"] for i in chosen], padding=True, truncation=True, return_tensors="pt")
         labels = torch.tensor([network.config.label2id[data[i]["label"]] for i in chosen])
         loss = network(**batch, labels=labels).loss

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,12 +56,12 @@ def on_rank(rank: int, breaking: Callable[[Work], Work], work: Work) -> Work:
 @pytest.mark.parametrize(
     ("ranks", "task", "broken_rank", "breaking"),
     [
-        (2, "single-label", 1, lambda work: killed_after_step(6, work)),
-        (2, "multi-label", 0, lambda work: killed_in_save(9, work)),
-        pytest.param(3, "regression", 2, lambda work: killed_after_step(7, work), marks=pytest.mark.slow),
-        pytest.param(3, "single-label", 0, lambda work: killed_in_save(12, work), marks=pytest.mark.slow),
-        pytest.param(2, "regression", 0, lambda work: killed_after_step(3, work), marks=pytest.mark.slow),
-        pytest.param(2, "single-label", 0, lambda work: killed_after_step(1, work), marks=pytest.mark.slow),
+        (2, "single-label", 1, partial(killed_after_step, 6)),
+        (2, "multi-label", 0, partial(killed_in_save, 9)),
+        pytest.param(3, "regression", 2, partial(killed_after_step, 7), marks=pytest.mark.slow),
+        pytest.param(3, "single-label", 0, partial(killed_in_save, 12), marks=pytest.mark.slow),
+        pytest.param(2, "regression", 0, partial(killed_after_step, 3), marks=pytest.mark.slow),
+        pytest.param(2, "single-label", 0, partial(killed_after_step, 1), marks=pytest.mark.slow),
     ],
 )
 def test_a_killed_run_of_several_processes_ends_where_an_unbroken_one_does(
