@@ -8,7 +8,7 @@ runs=runs; number=1
 while [ -e "$runs/demo-$number" ]; do number=$((number + 1)); done
 run=$runs/demo-$number
 
-show kitune train examples/tickets.csv --text text --label intent --group customer --out "$run" --set train.epochs=5
+show kitune train examples/tickets.csv --text text --label intent --group customer --out "$run" --set train.epochs=4
 show kitune evaluate "$run" examples/tickets_test.csv
 echo
 echo "\$ kitune predict $run -  (five new sentences)"
