@@ -1,6 +1,5 @@
 """The main job, readable from top to bottom: from data to a run."""
 
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -9,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from kitune.config import RunOptions, TaskName, checked, load_yaml, with_values
 from kitune.data.batches import BatchPlan
@@ -17,31 +15,24 @@ from kitune.data.encode import Encoded, encode, guess_max_length
 from kitune.data.labels import class_weights, weight_array
 from kitune.data.parts import PARTS, Parts, label_shares, read_parts, sources_by_part
 from kitune.data.read import Source
-from kitune.data.table import Table
 from kitune.errors import UserError, command, numbered
-from kitune.evaluate.score import Predictions, outputs, score
-from kitune.metrics import Metrics, best_threshold, table_line
+from kitune.evaluate.score import Predictions, outputs, score, threshold_of
+from kitune.metrics import Metrics, table_line
 from kitune.model.encoder import Pretrained, load_pretrained, model_folder
 from kitune.predict import Model, load, write_predictions
+from kitune.resume import differences, not_finite, note_resume, refuse_changed_data, refuse_changed_options, restored
 from kitune.run_folder import (
     Keeper,
     best_weights,
     choose_folder,
     create,
-    differences,
     facts,
-    finished_epochs,
     mark_finished,
-    note_resume,
     read_metrics,
     read_record,
-    refuse_changed_data,
-    refuse_changed_options,
     require_writable,
-    restore,
 )
 from kitune.tasks import TASKS
-from kitune.training.checkpoint import newest_whole
 from kitune.training.defaults import resolve
 from kitune.training.devices import DTYPES, Machine, connect
 from kitune.training.journal import Journal
@@ -128,7 +119,7 @@ def train(
 def finetune(options: RunOptions, sources: Mapping[str, Source], out: str | Path | None) -> Run:
     """A new run: everything that can be refused is refused before its folder is made."""
     machine = connect(options.engine)
-    say = partial(speak, machine)
+    say = machine.say
     folder = Path(agree(machine, str(choose_folder(out)) if machine.is_first else ""))
     require_writable(folder)
     parts, said = read_parts(options, sources)
@@ -298,7 +289,7 @@ def learn(
         state = restored(folder, training)
         changed = differences(record, machine.threads)
         for sentence in changed:
-            speak(machine, sentence)
+            machine.say(sentence)
         if machine.is_first:
             note_resume(folder, record, options, changed)
     journal = Journal(folder, writes=machine.is_first, step=state.step)
@@ -308,7 +299,7 @@ def learn(
     def evaluate() -> Metrics:
         logits = outputs(network, encoded["valid"], pad_id=training.pad_id, machine=machine)
         threshold = threshold_of(parts.task, logits, encoded["valid"])
-        metrics = measured(parts.task, logits, encoded["valid"], threshold)
+        metrics = score(parts.task, logits, encoded["valid"], threshold=threshold)
         latest.update(metrics, threshold=threshold)
         return metrics
 
@@ -340,70 +331,6 @@ def plan_of(train: Encoded, options: RunOptions) -> Epochs:
     return Epochs(plan, train.lengths, options.train.seed, epochs)
 
 
-def threshold_of(task: TaskName, logits: NDArray[np.float32], encoded: Encoded) -> float:
-    """From which probability a label counts: tuned on valid where labels are many, 0.5 elsewhere."""
-    if task != "multi-label" or encoded.labels is None:
-        return 0.5
-    return best_threshold(logits, encoded.labels.astype(np.float32))
-
-
-def measured(task: TaskName, logits: NDArray[np.float32], encoded: Encoded, threshold: float) -> Metrics:
-    """Loss and metrics of logits, at the threshold where labels are many."""
-    facts = {"threshold": threshold} if task == "multi-label" else {}
-    return score(task, logits, encoded, **facts)
-
-
-def restored(folder: Path, training: Training) -> State:
-    """The state of the newest whole checkpoint; of the very start where the run ended before its first one."""
-    machine, options = training.machine, training.options
-    found = newest_whole(folder / "checkpoints")
-    for passed_over in found.passed_over:
-        speak(machine, f"passed over {passed_over}")
-    fresh = State(peak=float(options.learning_rate))
-    if found.folder is None:
-        if found.passed_over:
-            raise UserError(
-                f"{folder}: none of its {numbered(len(found.passed_over), 'checkpoint')} is whole",
-                fix=f"to begin this run again: {command('rm', '-r', folder / 'checkpoints')}, then resume",
-            )
-        speak(machine, f"{folder} has no checkpoint yet: it begins at step 0")
-        return fresh
-    state = restore(found.folder, training.optimizer)
-    total = training.epochs.total_steps
-    if state.step > total:
-        raise UserError(
-            f"{folder}: {state.step:,} steps are done, and {options.epochs} epochs have only {total:,}",
-            fix=command("kitune", "train", "--resume", folder, "--set", "train.epochs=N") + " with a larger N",
-        )
-    finished = finished_epochs(folder, state.step)
-    if finished is not None and training.epochs.count > finished:
-        state.decay_from, state.peak = state.step, float(options.resume_learning_rate)
-        state.stopped, state.waiting = False, 0
-        speak(machine, f"the finished run gets {total - state.step:,} more steps, from a rate of {state.peak:g} down")
-    else:
-        speak(machine, f"on from {found.folder.name} of {total:,} steps, peak rate {state.peak:g}")
-    return state
-
-
-def not_finite(found: NotFinite, table: Table, folder: Path, options: RunOptions) -> UserError:
-    """The error for a loss or gradient that is no number, with the places of the update's rows."""
-    places = ", ".join(table.where(int(row)) for row in sorted(found.rows)[:8])
-    more = f" and {len(found.rows) - 8} more" if len(found.rows) > 8 else ""
-    return UserError(
-        f"step {found.step}: loss {found.loss:g}, gradient norm {found.gradient_norm:g} at learning rate "
-        f"{found.learning_rate:.2g}; the update was not made. Its rows: {places}{more}",
-        fix=f"look at these rows; {command('kitune', 'train', '--resume', folder)} goes on from the last checkpoint, "
-        + command(
-            "kitune",
-            "train",
-            options.data.train or "DATA",
-            "--set",
-            f"train.learning_rate={found.learning_rate / 2:.1g}",
-        )
-        + " starts again with a lower rate",
-    )
-
-
 def finish(
     folder: Path,
     parts: Parts,
@@ -423,17 +350,16 @@ def finish(
         if part not in encoded:
             continue
         logits = outputs(training.network, encoded[part], pad_id=training.pad_id, machine=machine)
-        metrics[part] = measured(parts.task, logits, encoded[part], threshold)
+        metrics[part] = score(parts.task, logits, encoded[part], threshold=threshold)
         if machine.is_first:
             answers = Predictions(logits, parts.names, parts.task, threshold)
             target = folder / "predictions" / f"{part}.parquet"
             write_predictions(answers, parts.tables[part], target, columns=parts.columns.used, probabilities=True)
         names = ("loss", *TASKS[parts.task].headline)
-        speak(machine, f"best/ on {part} ({numbered(len(logits), 'row')}): {table_line(metrics[part], names)}")
+        machine.say(f"best/ on {part} ({numbered(len(logits), 'row')}): {table_line(metrics[part], names)}")
     if machine.is_first:
         mark_finished(folder, state, options, metrics)
-    speak(
-        machine,
+    machine.say(
         f"the run is in {folder}; use it with {command('kitune', 'predict', folder, 'DATA', '--out', 'FILE.csv')}",
     )
     return Run(folder, options, metrics)
@@ -442,9 +368,3 @@ def finish(
 def agree(machine: Machine, value: str) -> str:
     """The first process's `value`, on every process."""
     return str(machine.gather([value])[0])
-
-
-def speak(machine: Machine, sentence: str) -> None:
-    """Say a sentence once, beside the bars on standard error."""
-    if machine.is_first:
-        print(sentence, file=sys.stderr, flush=True)

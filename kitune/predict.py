@@ -106,8 +106,7 @@ class Model:
         labels = label_array(table, column, self.task, self.label_names)
         encoded = encode(table, self.columns_in(table), self.tokenizer, max_length=self.max_length, cache=False)
         logits = outputs(self.network, encoded, pad_id=self.tokenizer.pad_token_id or 0, machine=self.machine)
-        told = {"threshold": self.threshold} if self.task == "multi-label" else {}
-        return score(self.task, logits, encoded.with_labels(labels), **told)
+        return score(self.task, logits, encoded.with_labels(labels), threshold=self.threshold)
 
 
 def load(name: str | Path, *, which: str = "best", precision: Precision = "fp32", revision: str | None = None) -> Model:

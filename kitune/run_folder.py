@@ -5,7 +5,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import kitune
-from kitune.config import FREE_AT_RESUME, RunOptions, dump_yaml, flat
-from kitune.data.parts import Parts
+from kitune.config import RunOptions, dump_yaml
 from kitune.errors import UserError, command
 from kitune.metrics import Metrics
 from kitune.model.encoder import save_pretrained
@@ -144,63 +143,6 @@ def read_record(folder: Path) -> dict[str, Any]:
     if number > FORMAT:
         raise UserError(f"{folder}: written by a later kitune (format {number})", fix="pip install --upgrade kitune")
     return record
-
-
-def refuse_changed_options(folder: Path, before: RunOptions, options: RunOptions) -> None:
-    """Refuse a resumption whose mathematics changed, naming the option."""
-    old, new = flat(before), flat(options)
-    # A path may differ: that the rows are the same is proved by their fingerprint.
-    free = FREE_AT_RESUME | {"data.train", "data.valid", "data.test"}
-    changed = [name for name in old if old[name] != new[name] and name not in free]
-    if changed:
-        name = changed[0]
-        words = command(
-            "kitune", "train", options.data.train or "DATA", "--model", folder, "--set", f"{name}={new[name]}"
-        )
-        raise UserError(
-            f"{folder}: {name} was {old[name]!r} and is now {new[name]!r}, so this would be another training",
-            fix=f"leave it out to go on, or start a new run from this one's weights: {words}",
-        )
-
-
-def refuse_changed_data(folder: Path, record: Mapping[str, Any], parts: Parts) -> None:
-    """Refuse a resumption on other rows, naming the part and its file."""
-    fingerprints = parts.fingerprints()
-    for part in sorted(set(fingerprints) | set(record["data"])):
-        if record["data"].get(part) != fingerprints.get(part):
-            table = parts.tables.get(part)
-            source = table.source if table is not None else "none"
-            raise UserError(
-                f"{folder}: the {part} rows ({source}) are not those that it was trained on",
-                fix="put the old data back to go on, or start a new run: "
-                + command("kitune", "train", parts.options.data.train or "DATA", "--model", folder),
-            )
-
-
-def differences(record: Mapping[str, Any], threads: int) -> list[str]:
-    """What is not as it was when the run began: allowed, but then the last bits may differ."""
-    now = facts()
-    said = [
-        f"{name} is now {now['versions'].get(name)} and was {version}: the last bits may differ"
-        for name, version in record["versions"].items()
-        if now["versions"].get(name) != version
-    ]
-    for name in ("cpu", "threads"):
-        before, here = record["machine"].get(name), threads if name == "threads" else now["machine"][name]
-        if before != here:
-            said.append(f"{name}: now {here}, before {before}: the last bits may differ")
-    return said
-
-
-def note_resume(folder: Path, record: dict[str, Any], options: RunOptions, changed: Sequence[str]) -> None:
-    """Add this resumption to record.json and put its options into run.yaml."""
-    entry = {
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "epochs": options.train.epochs,
-        "differs": list(changed),
-    }
-    replace_file(folder / "record.json", as_json({**record, "resumed": [*record["resumed"], entry]}))
-    replace_file(folder / "run.yaml", dump_yaml(options))
 
 
 def replace_file(path: Path, text: str) -> None:

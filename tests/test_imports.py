@@ -13,6 +13,7 @@ CHAIN = (
     ("evaluate",),
     ("training",),
     ("run_folder",),
+    ("resume",),
     ("finetune", "predict"),
     ("cli",),
 )

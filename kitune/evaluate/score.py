@@ -12,7 +12,7 @@ from kitune.config import TaskName
 from kitune.data.batches import collate
 from kitune.data.encode import Encoded
 from kitune.data.table import Rows
-from kitune.metrics import Metrics
+from kitune.metrics import Metrics, best_threshold
 from kitune.tasks import TASKS
 
 # Rows are sorted by length within windows of so many, and cut into micro-batches of so many tokens, padding counted: what
@@ -87,14 +87,22 @@ def outputs(network: nn.Module, encoded: Encoded, *, pad_id: int, machine: Any) 
     return result
 
 
-def score(task: TaskName, logits: NDArray[np.float32], encoded: Encoded, **facts: float) -> Metrics:
+def score(task: TaskName, logits: NDArray[np.float32], encoded: Encoded, *, threshold: float = 0.5) -> Metrics:
     """The loss (mean over rows, unweighted) and the metrics of `task`.
 
     Args:
         logits: (rows, outputs), of the rows of `encoded`.
-        facts: passed to the task's metrics, such as `threshold`.
+        threshold: probability from which a label of a multi-label task counts.
     """
     assert encoded.labels is not None
     row = TASKS[task]
     loss = row.loss(torch.from_numpy(logits), torch.from_numpy(encoded.labels)) / max(1, len(logits))
-    return {"loss": float(loss), **row.metrics(logits, encoded.labels, **facts)}
+    told = {"threshold": threshold} if task == "multi-label" else {}
+    return {"loss": float(loss), **row.metrics(logits, encoded.labels, **told)}
+
+
+def threshold_of(task: TaskName, logits: NDArray[np.float32], encoded: Encoded) -> float:
+    """From which probability a label counts: tuned on these rows where labels are many, 0.5 elsewhere."""
+    if task != "multi-label" or encoded.labels is None:
+        return 0.5
+    return best_threshold(logits, encoded.labels.astype(np.float32))

@@ -1,6 +1,7 @@
 """Where the network runs: device, precision, threads, and the other processes, through Accelerate."""
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -56,6 +57,11 @@ class Machine:
         """Wait until every process is here."""
         if self.accelerator is not None:
             self.accelerator.wait_for_everyone()
+
+    def say(self, sentence: str) -> None:
+        """Say a sentence once, beside the bars on standard error."""
+        if self.is_first:
+            print(sentence, file=sys.stderr, flush=True)
 
     def describe(self) -> str:
         """The sentence that is said at the start."""

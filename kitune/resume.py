@@ -1,0 +1,122 @@
+"""Going on with a run: what must not have changed, what may, and where it goes on."""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from kitune.config import FREE_AT_RESUME, RunOptions, dump_yaml, flat
+from kitune.data.parts import Parts
+from kitune.data.table import Table
+from kitune.errors import UserError, command, numbered
+from kitune.run_folder import as_json, facts, finished_epochs, replace_file, restore
+from kitune.training.checkpoint import newest_whole
+from kitune.training.loop import NotFinite, State, Training
+
+
+def refuse_changed_options(folder: Path, before: RunOptions, options: RunOptions) -> None:
+    """Refuse a resumption whose mathematics changed, naming the option."""
+    old, new = flat(before), flat(options)
+    # A path may differ: that the rows are the same is proved by their fingerprint.
+    free = FREE_AT_RESUME | {"data.train", "data.valid", "data.test"}
+    changed = [name for name in old if old[name] != new[name] and name not in free]
+    if changed:
+        name = changed[0]
+        words = command(
+            "kitune", "train", options.data.train or "DATA", "--model", folder, "--set", f"{name}={new[name]}"
+        )
+        raise UserError(
+            f"{folder}: {name} was {old[name]!r} and is now {new[name]!r}, so this would be another training",
+            fix=f"leave it out to go on, or start a new run from this one's weights: {words}",
+        )
+
+
+def refuse_changed_data(folder: Path, record: Mapping[str, Any], parts: Parts) -> None:
+    """Refuse a resumption on other rows, naming the part and its file."""
+    fingerprints = parts.fingerprints()
+    for part in sorted(set(fingerprints) | set(record["data"])):
+        if record["data"].get(part) != fingerprints.get(part):
+            table = parts.tables.get(part)
+            source = table.source if table is not None else "none"
+            raise UserError(
+                f"{folder}: the {part} rows ({source}) are not those that it was trained on",
+                fix="put the old data back to go on, or start a new run: "
+                + command("kitune", "train", parts.options.data.train or "DATA", "--model", folder),
+            )
+
+
+def differences(record: Mapping[str, Any], threads: int) -> list[str]:
+    """What is not as it was when the run began: allowed, but then the last bits may differ."""
+    now = facts()
+    said = [
+        f"{name} is now {now['versions'].get(name)} and was {version}: the last bits may differ"
+        for name, version in record["versions"].items()
+        if now["versions"].get(name) != version
+    ]
+    for name in ("cpu", "threads"):
+        before, here = record["machine"].get(name), threads if name == "threads" else now["machine"][name]
+        if before != here:
+            said.append(f"{name}: now {here}, before {before}: the last bits may differ")
+    return said
+
+
+def note_resume(folder: Path, record: dict[str, Any], options: RunOptions, changed: Sequence[str]) -> None:
+    """Add this resumption to record.json and put its options into run.yaml."""
+    entry = {
+        "at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "epochs": options.train.epochs,
+        "differs": list(changed),
+    }
+    replace_file(folder / "record.json", as_json({**record, "resumed": [*record["resumed"], entry]}))
+    replace_file(folder / "run.yaml", dump_yaml(options))
+
+
+def restored(folder: Path, training: Training) -> State:
+    """The state of the newest whole checkpoint; of the very start where the run ended before its first one."""
+    machine, options = training.machine, training.options
+    found = newest_whole(folder / "checkpoints")
+    for passed_over in found.passed_over:
+        machine.say(f"passed over {passed_over}")
+    fresh = State(peak=float(options.learning_rate))
+    if found.folder is None:
+        if found.passed_over:
+            raise UserError(
+                f"{folder}: none of its {numbered(len(found.passed_over), 'checkpoint')} is whole",
+                fix=f"to begin this run again: {command('rm', '-r', folder / 'checkpoints')}, then resume",
+            )
+        machine.say(f"{folder} has no checkpoint yet: it begins at step 0")
+        return fresh
+    state = restore(found.folder, training.optimizer)
+    total = training.epochs.total_steps
+    if state.step > total:
+        raise UserError(
+            f"{folder}: {state.step:,} steps are done, and {options.epochs} epochs have only {total:,}",
+            fix=command("kitune", "train", "--resume", folder, "--set", "train.epochs=N") + " with a larger N",
+        )
+    finished = finished_epochs(folder, state.step)
+    if finished is not None and training.epochs.count > finished:
+        state.decay_from, state.peak = state.step, float(options.resume_learning_rate)
+        state.stopped, state.waiting = False, 0
+        machine.say(f"the finished run gets {total - state.step:,} more steps, from a rate of {state.peak:g} down")
+    else:
+        machine.say(f"on from {found.folder.name} of {total:,} steps, peak rate {state.peak:g}")
+    return state
+
+
+def not_finite(found: NotFinite, table: Table, folder: Path, options: RunOptions) -> UserError:
+    """The error for a loss or gradient that is no number, with the places of the update's rows."""
+    places = ", ".join(table.where(int(row)) for row in sorted(found.rows)[:8])
+    more = f" and {len(found.rows) - 8} more" if len(found.rows) > 8 else ""
+    return UserError(
+        f"step {found.step}: loss {found.loss:g}, gradient norm {found.gradient_norm:g} at learning rate "
+        f"{found.learning_rate:.2g}; the update was not made. Its rows: {places}{more}",
+        fix=f"look at these rows; {command('kitune', 'train', '--resume', folder)} goes on from the last checkpoint, "
+        + command(
+            "kitune",
+            "train",
+            options.data.train or "DATA",
+            "--set",
+            f"train.learning_rate={found.learning_rate / 2:.1g}",
+        )
+        + " starts again with a lower rate",
+    )
