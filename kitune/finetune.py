@@ -16,7 +16,7 @@ from kitune.data.labels import class_weights, weight_array
 from kitune.data.parts import PARTS, Parts, label_shares, read_parts, sources_by_part
 from kitune.data.read import Source
 from kitune.errors import UserError, command, numbered
-from kitune.evaluate.score import Predictions, outputs, score, threshold_of
+from kitune.evaluate.score import Predictions, outputs, plan_prediction, score, threshold_of
 from kitune.metrics import Metrics, table_line
 from kitune.model.encoder import Pretrained, load_pretrained, model_folder
 from kitune.predict import Model, load, write_predictions
@@ -296,8 +296,11 @@ def learn(
     journal.write_log(state.log)
     latest: Metrics = {}
 
-    def evaluate() -> Metrics:
-        logits = outputs(network, encoded["valid"], pad_id=training.pad_id, machine=machine)
+    def evaluate(epoch: int) -> Metrics:
+        batches = len(plan_prediction(encoded["valid"].lengths)[machine.rank :: machine.world_size])
+        journal.begin(epoch, "VALID", batches)
+        logits = outputs(network, encoded["valid"], pad_id=training.pad_id, machine=machine, advance=journal.advance)
+        journal.end()
         threshold = threshold_of(parts.task, logits, encoded["valid"])
         metrics = score(parts.task, logits, encoded["valid"], threshold=threshold)
         latest.update(metrics, threshold=threshold)
@@ -311,7 +314,7 @@ def learn(
     try:
         fit(training, state, journal, evaluate=evaluate, save=save)
         if state.best_step is None:  # no epochs at all, or no score that was a number
-            evaluate()
+            evaluate(0)
             save(state, True)
     except NotFinite as found:
         raise not_finite(found, parts.tables["train"], folder, options) from None

@@ -1,5 +1,6 @@
 """Outputs of a network for every row, in input order, always."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,11 +65,14 @@ def plan_prediction(lengths: NDArray[np.int64], *, begin: int = 0) -> list[Rows]
     return batches
 
 
-def outputs(network: nn.Module, encoded: Encoded, *, pad_id: int, machine: Any) -> NDArray[np.float32]:
+def outputs(
+    network: nn.Module, encoded: Encoded, *, pad_id: int, machine: Any, advance: Callable[[], object] | None = None
+) -> NDArray[np.float32]:
     """Logits of every row, (rows, outputs), in input order, on every process.
 
     Args:
         machine: this process among others; the batches are dealt out over them.
+        advance: called after each batch of this process, for a bar.
     """
     was_training = network.training
     network.eval()
@@ -78,6 +82,8 @@ def outputs(network: nn.Module, encoded: Encoded, *, pad_id: int, machine: Any) 
             batch = collate(encoded.with_labels(None), rows, pad_id=pad_id, device=machine.device)
             logits = network(**batch.inputs()).logits
             parts.append((rows, logits.float().cpu().numpy()))
+            if advance is not None:
+                advance()
     network.train(was_training)
     parts = machine.gather(parts)
     width = parts[0][1].shape[1] if parts else 0

@@ -30,7 +30,7 @@ class Journal:
         self._clock, self._tokens = time.perf_counter(), 0
         if writes:
             cut_back(self._path, step)
-            self._file = self._path.open("a", encoding="utf-8")
+            self._file = self._path.open("a", encoding="utf-8", buffering=1)  # by line: people watch it grow
 
     def begin(self, epoch: int, name: str, total: int, done: int = 0) -> None:
         """Show a bar for `total` steps of a part (TRAIN, VALID, TEST) of an epoch."""
@@ -47,6 +47,11 @@ class Journal:
                 mininterval=0.5,
             )
         self._clock, self._tokens = time.perf_counter(), 0
+
+    def advance(self) -> None:
+        """Move the bar by one."""
+        if self._bar is not None:
+            self._bar.update()
 
     def end(self) -> None:
         """Close the bar."""

@@ -146,13 +146,13 @@ def fit(
     state: State,
     journal: Journal,
     *,
-    evaluate: Callable[[], Metrics],
+    evaluate: Callable[[int], Metrics],
     save: Callable[[State, bool], None],
 ) -> None:
     """Train from `state` to the end of the last epoch, or until patience ends it; `state` moves along.
 
     Args:
-        evaluate: scores the network as it is on the validation rows.
+        evaluate: scores the network as it is on the validation rows; it is given the epoch, for its bar.
         save: writes a checkpoint; its second argument says whether the network is the best so far.
 
     Raises:
@@ -175,8 +175,7 @@ def fit(
                 ends = state.step == epochs.ends[epoch]
                 improved = False
                 if ends or falls_due(options.evaluate_every, state.step):
-                    journal.end()
-                    improved = evaluated(training, state, evaluate(), epoch, ends=ends)
+                    improved = evaluated(training, state, evaluate(epoch), epoch, ends=ends)
                     training.network.train()
                     journal.say(progress_line(state, epoch, options))
                     journal.write_log(state.log)

@@ -1,7 +1,11 @@
 """A run stopped by SIGKILL at any instant, and resumed in another process, ends bit for bit where an unbroken one does."""
 
 import itertools
+import json
 import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -123,6 +127,37 @@ def test_a_run_killed_at_any_instant_of_its_saves_ends_where_an_unbroken_one_doe
     case = case_of(task, sampler)
     for instant in range(1, INSTANTS):
         assert case.broken(f"any-instant-{instant}", partial(killed_in_save, instant)) == case.whole, instant
+
+
+def test_the_command_line_goes_on_after_a_real_kill(rows: Rows, tiny_model: Path, tmp_path: Path) -> None:
+    """Two real processes on a file: one killed from outside while it trains, one with --resume; against an unbroken third."""
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows("single-label", 400)))
+    kitune_train = [sys.executable, "-m", "kitune", "train"]
+    settings = [f"--set={name}={value}" for name, value in (BASE | {"train.epochs": 4}).items()]
+    new = [
+        *kitune_train,
+        str(data),
+        "--model",
+        str(tiny_model),
+        "--label",
+        "label",
+        "--text",
+        "text",
+        *settings,
+        "--out",
+    ]
+    subprocess.run([*new, str(tmp_path / "whole")], check=True, capture_output=True)
+    with subprocess.Popen([*new, str(tmp_path / "run")], stderr=subprocess.DEVNULL) as running:
+        events = tmp_path / "run" / "events.jsonl"
+        while running.poll() is None and not (events.exists() and events.read_text().count("\n") >= 30):
+            time.sleep(0.005)
+        running.kill()
+    assert running.returncode == -signal.SIGKILL
+    resumed = subprocess.run([*kitune_train, "--resume", str(tmp_path / "run")], capture_output=True, text=True)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "on from step-" in resumed.stderr
+    assert content(tmp_path / "run") == content(tmp_path / "whole")
 
 
 def test_a_run_killed_again_and_again_ends_where_an_unbroken_one_does(case_of: CaseOf) -> None:
