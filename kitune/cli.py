@@ -98,13 +98,13 @@ def predict(
     precision: Annotated[str, typer.Option("--precision", help="fp32, bf16 or fp16.")] = "fp32",
 ) -> None:
     """Answer each row of DATA, in its order; without --out the answers are printed as CSV."""
-    from kitune.data.read import read_stream, read_table
+    from kitune.data.read import read_stream
     from kitune.predict import load, predict_file, require_new_file
 
     if out is not None:
         require_new_file(out)  # before anything is computed
     model = load(run, which=part(which), precision=precision)  # type: ignore[arg-type]
-    table = read_stream(sys.stdin, model.text or ("text",)) if data == "-" else read_table(data)
+    table = read_stream(sys.stdin, model.text or ("text",)) if data == "-" else model.read(data)
     rows = predict_file(model, table, out, columns=columns or (), probabilities=probabilities)
     if out is not None:
         print(f"{rows:,} rows in {out}", file=sys.stderr)

@@ -151,11 +151,16 @@ class RunOptions(Options):
     engine: EngineOptions = Field(default_factory=lambda: EngineOptions())
 
 
-# What may differ between a run and its resumption: the end of the training, and where it runs.
+# What may differ between a run and its resumption: the end of the training, where it runs, and what it writes.
 FREE_AT_RESUME = frozenset(
     {
+        "model",  # its content is compared, not its place
+        "revision",
         "train.epochs",
         "train.resume_learning_rate",
+        "train.checkpoint_every",
+        "engine.gradient_checkpointing",
+        "engine.log_every",
         "engine.device",
         "engine.threads",
         "engine.keep_checkpoints",

@@ -1,6 +1,7 @@
 """The main job, readable from top to bottom: from data to a run."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -20,7 +21,14 @@ from kitune.evaluate.score import Predictions, outputs, plan_prediction, score, 
 from kitune.metrics import Metrics, table_line
 from kitune.model.encoder import Pretrained, load_pretrained, model_folder
 from kitune.predict import Model, load, write_predictions
-from kitune.resume import differences, not_finite, note_resume, refuse_changed_data, refuse_changed_options, restored
+from kitune.resume import (
+    not_finite,
+    noted,
+    refuse_changed_data,
+    refuse_changed_model,
+    refuse_changed_options,
+    restored,
+)
 from kitune.run_folder import (
     Keeper,
     best_weights,
@@ -28,11 +36,13 @@ from kitune.run_folder import (
     create,
     facts,
     mark_finished,
+    only_one,
     read_metrics,
     read_record,
     require_writable,
 )
 from kitune.tasks import TASKS
+from kitune.training.checkpoint import no_room
 from kitune.training.defaults import resolve
 from kitune.training.devices import DTYPES, Machine, connect
 from kitune.training.journal import Journal
@@ -108,9 +118,17 @@ def train(
         "data.label": label,
     }
     sources = sources_by_part(data, valid, test)
-    named |= {f"data.{part}": str(source) for part, source in sources.items() if isinstance(source, str | Path)}
+    # Whole paths: a run may be resumed from another folder.
+    named |= {
+        f"data.{part}": str(Path(path).resolve()) for part, path in sources.items() if isinstance(path, str | Path)
+    }
     changes = {name: value for name, value in named.items() if value is not None} | dict(options or {})
     if resume is not None:
+        if config is not None or out is not None:
+            raise UserError(
+                "a run goes on in its own folder with its own options; config and out are for a new one",
+                fix="leave them out; --set train.epochs=N gives it more epochs",
+            )
         return go_on(resume.folder if isinstance(resume, Run) else Path(resume), changes, sources)
     asked = with_values(base, changes, where="--set")
     return finetune(asked, sources, out)
@@ -120,7 +138,7 @@ def finetune(options: RunOptions, sources: Mapping[str, Source], out: str | Path
     """A new run: everything that can be refused is refused before its folder is made."""
     machine = connect(options.engine)
     say = machine.say
-    folder = Path(agree(machine, str(choose_folder(out)) if machine.is_first else ""))
+    folder = choose_folder(out) if machine.is_first else Path()
     require_writable(folder)
     parts, said = read_parts(options, sources)
     for sentence in said:
@@ -128,7 +146,8 @@ def finetune(options: RunOptions, sources: Mapping[str, Source], out: str | Path
     pretrained = network_for(parts)
     for sentence in pretrained.said:
         say(sentence)
-    resolved = settle(parts, pretrained, say)
+    began = pretrained.fingerprints()
+    resolved = settle(parts, pretrained, machine)
     encoded = encode_parts(parts, pretrained, resolved, machine)
     train_options = resolved.train
     say(
@@ -143,8 +162,9 @@ def finetune(options: RunOptions, sources: Mapping[str, Source], out: str | Path
     training = training_for(parts, pretrained, encoded["train"], resolved, machine)
     machine.meet()
     if machine.is_first:
-        create(folder, resolved, {**facts(), "data": parts.fingerprints(), "resumed": []})
-    machine.meet()
+        record = {**facts(machine), "model": began, "data": parts.fingerprints(), "resumed": []}
+        folder = create(out, resolved, record)
+    folder = Path(agree(machine, str(folder)))
     return learn(folder, parts, training, pretrained.tokenizer, encoded, resolved, record=None)
 
 
@@ -164,6 +184,7 @@ def go_on(folder: Path, changes: Mapping[str, Any], sources: Mapping[str, Source
     parts, _ = read_parts(options, {part: source for part, source in given.items() if source is not None})
     refuse_changed_data(folder, record, parts)
     pretrained = network_for(parts)
+    refuse_changed_model(folder, record, pretrained)
     encoded = encode_parts(parts, pretrained, options, machine)
     training = training_for(parts, pretrained, encoded["train"], options, machine)
     return learn(folder, parts, training, pretrained.tokenizer, encoded, options, record=record)
@@ -182,9 +203,9 @@ def network_for(parts: Parts) -> Pretrained:
     )
 
 
-def settle(parts: Parts, pretrained: Pretrained, say: Any) -> RunOptions:
+def settle(parts: Parts, pretrained: Pretrained, machine: Machine) -> RunOptions:
     """The options with a value in place of every `auto` that decides what is learned; the run.yaml of the run."""
-    options, columns = parts.options, parts.columns
+    options, columns, say = parts.options, parts.columns, machine.say
     most = pretrained.most_tokens
     if options.data.max_length == "auto":
         max_length, cut, longest = guess_max_length(parts.tables["train"], columns.text, pretrained.tokenizer, most)
@@ -215,7 +236,10 @@ def settle(parts: Parts, pretrained: Pretrained, say: Any) -> RunOptions:
     }
     paths = {"model": str(Path(options.model).resolve()) if Path(options.model).exists() else options.model}
     data = options.data.model_copy(update=told)
-    settled = options.model_copy(update={"task": parts.task, "data": data, "train": resolved, **paths})
+    engine = options.engine.model_copy(update={"precision": machine.precision})
+    settled = options.model_copy(
+        update={"task": parts.task, "data": data, "train": resolved, "engine": engine, **paths}
+    )
     return checked(settled.model_dump(), "options")
 
 
@@ -265,7 +289,7 @@ def training_for(
         tokenizer.pad_token_id or 0,
         options.engine.log_every,
     )
-    training.learning_rate(State(peak=float(options.train.learning_rate)))
+    training.learning_rate(State(peak=float(options.train.learning_rate), planned_epochs=0))
     return training
 
 
@@ -282,47 +306,60 @@ def learn(
     """Fit from the start, or, where the `record` of an earlier start is given, from the newest whole checkpoint; then score
     the best weights."""
     network, optimizer, machine = training.network, training.optimizer, training.machine
-    keeper = Keeper(folder, options, network, tokenizer, optimizer) if machine.is_first else None
-    machine.meet()
-    state = State(peak=float(options.train.learning_rate))
-    if record is not None:
-        state = restored(folder, training)
-        changed = differences(record, machine.threads)
-        for sentence in changed:
-            machine.say(sentence)
-        if machine.is_first:
-            note_resume(folder, record, options, changed)
-    journal = Journal(folder, writes=machine.is_first, step=state.step)
-    journal.write_log(state.log)
+    with only_one(folder) if machine.is_first else nullcontext():
+        keeper = Keeper(folder, options, network, tokenizer, optimizer) if machine.is_first else None
+        machine.meet()
+        if record is None:
+            state = State(peak=float(options.train.learning_rate), planned_epochs=training.epochs.count)
+        else:
+            state = restored(folder, training)
+            noted(folder, record, options, machine)
+        journal = Journal(folder, writes=machine.is_first, step=state.step)
+        try:
+            journal.write_log(state.log)
+            train_network(training, state, journal, keeper, parts, encoded)
+            return finish(folder, parts, encoded, training, state, options)
+        except NotFinite as found:
+            raise not_finite(found, parts.tables["train"], folder, options) from None
+        except Interrupted:
+            raise KeyboardInterrupt(command("kitune", "train", "--resume", folder)) from None
+        except OSError as error:
+            raise no_room(folder, error.strerror or str(error)) from None
+        finally:
+            journal.close()
+
+
+def train_network(
+    training: Training,
+    state: State,
+    journal: Journal,
+    keeper: Keeper | None,
+    parts: Parts,
+    encoded: Mapping[str, Encoded],
+) -> None:
+    """Fit, with the validation part scored and the state saved whenever the loop asks for it."""
+    machine, valid = training.machine, encoded["valid"]
     latest: Metrics = {}
 
     def evaluate(epoch: int) -> Metrics:
-        batches = len(plan_prediction(encoded["valid"].lengths)[machine.rank :: machine.world_size])
+        batches = len(plan_prediction(valid.lengths)[machine.rank :: machine.world_size])
         journal.begin(epoch, "VALID", batches)
-        logits = outputs(network, encoded["valid"], pad_id=training.pad_id, machine=machine, advance=journal.advance)
+        logits = outputs(training.network, valid, pad_id=training.pad_id, machine=machine, advance=journal.advance)
         journal.end()
-        threshold = threshold_of(parts.task, logits, encoded["valid"])
-        metrics = score(parts.task, logits, encoded["valid"], threshold=threshold)
+        threshold = threshold_of(parts.task, logits, valid)
+        metrics = score(parts.task, logits, valid, threshold=threshold)
         latest.update(metrics, threshold=threshold)
         return metrics
 
     def save(state: State, improved: bool) -> None:
         if keeper is not None:
-            last = state.stopped or state.step in training.epochs.ends
+            last = state.stopped or state.step in training.epochs.ends or not training.epochs.ends
             keeper.save(state, best={"step": state.step, **latest} if improved else None, last=last)
 
-    try:
-        fit(training, state, journal, evaluate=evaluate, save=save)
-        if state.best_step is None:  # no epochs at all, or no score that was a number
-            evaluate(0)
-            save(state, True)
-    except NotFinite as found:
-        raise not_finite(found, parts.tables["train"], folder, options) from None
-    except Interrupted:
-        raise KeyboardInterrupt(command("kitune", "train", "--resume", folder)) from None
-    finally:
-        journal.close()
-    return finish(folder, parts, encoded, training, state, options)
+    fit(training, state, journal, evaluate=evaluate, save=save)
+    if state.best_step is None:  # no epochs at all, or no score that was a number
+        evaluate(0)
+        save(state, True)
 
 
 def plan_of(train: Encoded, options: RunOptions) -> Epochs:
@@ -349,19 +386,23 @@ def finish(
     training.optimizer.load_weights(best_weights(folder))
     threshold = float(facts.get("threshold", 0.5))
     metrics: dict[str, Metrics] = {}
+    # What is read here is what predict will say: in fp32, whatever the network learned in.
+    network = training.network
+    if machine.precision != "fp32":
+        network = load_pretrained(folder / "best", parts.task, parts.names).network.to(machine.device)
     for part in ("valid", "test"):
         if part not in encoded:
             continue
-        logits = outputs(training.network, encoded[part], pad_id=training.pad_id, machine=machine)
+        logits = outputs(network, encoded[part], pad_id=training.pad_id, machine=machine)
         metrics[part] = score(parts.task, logits, encoded[part], threshold=threshold)
         if machine.is_first:
             answers = Predictions(logits, parts.names, parts.task, threshold)
             target = folder / "predictions" / f"{part}.parquet"
-            write_predictions(answers, parts.tables[part], target, columns=parts.columns.used, probabilities=True)
+            write_predictions(answers, parts.tables[part], target, columns=parts.columns_in(part), probabilities=True)
         names = ("loss", *TASKS[parts.task].headline)
         machine.say(f"best/ on {part} ({numbered(len(logits), 'row')}): {table_line(metrics[part], names)}")
     if machine.is_first:
-        mark_finished(folder, state, options, metrics)
+        mark_finished(folder, state, metrics)
     machine.say(
         f"the run is in {folder}; use it with {command('kitune', 'predict', folder, 'DATA', '--out', 'FILE.csv')}",
     )

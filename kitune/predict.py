@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kitune.config import Precision, TaskName, checked, load_yaml
+from kitune.config import DataOptions, Precision, TaskName, checked, load_yaml
 from kitune.data.columns import guess_text, require_columns
 from kitune.data.encode import encode
 from kitune.data.labels import label_array
@@ -35,8 +35,7 @@ class Model:
     """A classification or regression model, ready to answer.
 
     Attributes:
-        text: the columns that it reads, where it was trained by kitune; None where any will do.
-        label: the column that it learned, or None.
+        data: the columns, encoding and label separator that it was trained with; the defaults for a model from elsewhere.
     """
 
     network: Any
@@ -45,9 +44,13 @@ class Model:
     label_names: tuple[str, ...]
     threshold: float
     max_length: int
-    text: tuple[str, ...] | None
-    label: str | None
+    data: DataOptions
     machine: Machine
+
+    @property
+    def text(self) -> tuple[str, ...] | None:
+        """The text columns, as it was trained."""
+        return self.data.text
 
     def predict(self, data: Any) -> Predictions:
         """Answers for texts, pairs or a table: a row out for a row in, in the same order.
@@ -78,7 +81,11 @@ class Model:
                 raise UserError(f"item {strange[0][0]} (from 0): {strange[0][1]!r} is no text", fix="give strings")
             rows = {name: pa.array([pair[i] for pair in pairs], pa.string()) for i, name in enumerate(columns)}
             return Table(pa.table(rows), "the texts")
-        return read_table(data)
+        return self.read(data)
+
+    def read(self, source: Source) -> Table:
+        """A table from a file or frame, in the encoding that the model's own data had."""
+        return read_table(source, encoding=self.data.encoding)
 
     def columns_in(self, table: Table) -> tuple[str, ...]:
         """The text columns of `table` for this model."""
@@ -98,12 +105,12 @@ class Model:
         Raises:
             UserError: the label column is not there, or a row has no label or an unknown one.
         """
-        table = read_table(data)
-        column = label or self.label
+        table = self.read(data)
+        column = label or self.data.label
         if column is None:
             raise UserError("the model does not know which column holds the labels", fix="name it: --label COLUMN")
         require_columns(table, [column])
-        labels = label_array(table, column, self.task, self.label_names)
+        labels = label_array(table, column, self.task, self.label_names, separator=self.data.label_separator)
         encoded = encode(table, self.columns_in(table), self.tokenizer, max_length=self.max_length, cache=False)
         logits = outputs(self.network, encoded, pad_id=self.tokenizer.pad_token_id or 0, machine=self.machine)
         return score(self.task, logits, encoded.with_labels(labels), threshold=self.threshold)
@@ -126,7 +133,7 @@ def load(name: str | Path, *, which: str = "best", precision: Precision = "fp32"
             f"{name}: an encoder without a trained head answers nothing",
             fix=f"train it first: kitune train DATA --model {name}",
         )
-    machine = connect(checked({"engine": {"precision": precision}}, "load").engine)
+    machine = connect(checked({"engine": {"precision": precision}}, "load").engine, alone=True)
     task = task_of(config.problem_type, config.num_labels)
     names = tuple(str(label) for _, label in sorted(config.id2label.items()))
     pretrained = load_pretrained(folder, task, names)
@@ -138,9 +145,8 @@ def load(name: str | Path, *, which: str = "best", precision: Precision = "fp32"
         task,
         names,
         float(read_metrics(folder).get("threshold", 0.5)),
-        pretrained.most_tokens,
-        options.data.text if options else None,
-        options.data.label if options else None,
+        min(pretrained.most_tokens, int(pretrained.tokenizer.model_max_length)),
+        options.data if options else DataOptions(),
         machine,
     )
 

@@ -1,6 +1,6 @@
 """Going on with a run: what must not have changed, what may, and where it goes on."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -9,8 +9,10 @@ from kitune.config import FREE_AT_RESUME, RunOptions, dump_yaml, flat
 from kitune.data.parts import Parts
 from kitune.data.table import Table
 from kitune.errors import UserError, command, numbered
-from kitune.run_folder import as_json, facts, finished_epochs, replace_file, restore
-from kitune.training.checkpoint import newest_whole
+from kitune.model.encoder import Pretrained
+from kitune.run_folder import as_json, facts, replace_file, restore
+from kitune.training.checkpoint import newest_whole, set_aside
+from kitune.training.devices import Machine
 from kitune.training.loop import NotFinite, State, Training
 
 
@@ -45,30 +47,41 @@ def refuse_changed_data(folder: Path, record: Mapping[str, Any], parts: Parts) -
             )
 
 
-def differences(record: Mapping[str, Any], threads: int) -> list[str]:
+def refuse_changed_model(folder: Path, record: Mapping[str, Any], pretrained: Pretrained) -> None:
+    """Refuse a resumption from another base model, wherever it lies now."""
+    now = pretrained.fingerprints()
+    for what, fingerprint in record["model"].items():
+        if now[what] != fingerprint:
+            raise UserError(
+                f"{folder}: the {what} of the base model in {pretrained.folder} is not what the run began with",
+                fix="put the old model back, or name its place with --model",
+            )
+
+
+def differences(record: Mapping[str, Any], machine: Machine) -> list[str]:
     """What is not as it was when the run began: allowed, but then the last bits may differ."""
-    now = facts()
-    said = [
-        f"{name} is now {now['versions'].get(name)} and was {version}: the last bits may differ"
-        for name, version in record["versions"].items()
-        if now["versions"].get(name) != version
+    before, now = record, facts(machine)
+    return [
+        f"{name}: now {now[section].get(name)}, before {value}: the last bits may differ"
+        for section in ("versions", "machine")
+        for name, value in before[section].items()
+        if name != "system" and now[section].get(name) != value
     ]
-    for name in ("cpu", "threads"):
-        before, here = record["machine"].get(name), threads if name == "threads" else now["machine"][name]
-        if before != here:
-            said.append(f"{name}: now {here}, before {before}: the last bits may differ")
-    return said
 
 
-def note_resume(folder: Path, record: dict[str, Any], options: RunOptions, changed: Sequence[str]) -> None:
-    """Add this resumption to record.json and put its options into run.yaml."""
-    entry = {
-        "at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "epochs": options.train.epochs,
-        "differs": list(changed),
-    }
-    replace_file(folder / "record.json", as_json({**record, "resumed": [*record["resumed"], entry]}))
-    replace_file(folder / "run.yaml", dump_yaml(options))
+def noted(folder: Path, record: dict[str, Any], options: RunOptions, machine: Machine) -> None:
+    """Say what differs, and put this resumption into record.json and its options into run.yaml."""
+    changed = differences(record, machine)
+    for sentence in changed:
+        machine.say(sentence)
+    if machine.is_first:
+        entry = {
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "epochs": options.train.epochs,
+            "differs": changed,
+        }
+        replace_file(folder / "record.json", as_json({**record, "resumed": [*record["resumed"], entry]}))
+        replace_file(folder / "run.yaml", dump_yaml(options))
 
 
 def restored(folder: Path, training: Training) -> State:
@@ -77,7 +90,7 @@ def restored(folder: Path, training: Training) -> State:
     found = newest_whole(folder / "checkpoints")
     for passed_over in found.passed_over:
         machine.say(f"passed over {passed_over}")
-    fresh = State(peak=float(options.learning_rate))
+    fresh = State(peak=float(options.learning_rate), planned_epochs=training.epochs.count)
     if found.folder is None:
         if found.passed_over:
             raise UserError(
@@ -87,19 +100,27 @@ def restored(folder: Path, training: Training) -> State:
         machine.say(f"{folder} has no checkpoint yet: it begins at step 0")
         return fresh
     state = restore(found.folder, training.optimizer)
-    total = training.epochs.total_steps
+    planned, epochs = state.planned_epochs, training.epochs
+    total = epochs.total_steps
     if state.step > total:
         raise UserError(
-            f"{folder}: {state.step:,} steps are done, and {options.epochs} epochs have only {total:,}",
+            f"{folder}: {state.step:,} steps are done, more than the {total:,} of {numbered(epochs.count, 'epoch')}",
             fix=command("kitune", "train", "--resume", folder, "--set", "train.epochs=N") + " with a larger N",
         )
-    finished = finished_epochs(folder, state.step)
-    if finished is not None and training.epochs.count > finished:
+    # Whether it had come to its end, though it may have been killed before it said so.
+    ended = state.stopped or (0 < planned <= epochs.count and state.step == epochs.ends[planned - 1])
+    if ended and epochs.count != planned and 0 < state.step < total:
         state.decay_from, state.peak = state.step, float(options.resume_learning_rate)
         state.stopped, state.waiting = False, 0
         machine.say(f"the finished run gets {total - state.step:,} more steps, from a rate of {state.peak:g} down")
+    elif ended:
+        why = "patience ended it" if state.stopped else f"{numbered(planned, 'epoch')} are done"
+        machine.say(f"nothing is left to train ({why}); --set train.epochs=N gives it more")
     else:
         machine.say(f"on from {found.folder.name} of {total:,} steps, peak rate {state.peak:g}")
+    state.planned_epochs = epochs.count
+    if machine.is_first:
+        set_aside(folder / "checkpoints", state.step)
     return state
 
 

@@ -1,16 +1,19 @@
 """The folder of a run: made whole, never overwritten, its parts swapped in as wholes."""
 
+import errno
 import json
 import os
 import platform
-import subprocess
+import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -28,8 +31,14 @@ from kitune.training.checkpoint import (
     sync,
     write_folder,
 )
+from kitune.training.devices import Machine
 from kitune.training.loop import State
 from kitune.training.optimizer import FlatAdamW
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 # Number of the layout of this folder; a run of a later one is refused.
 FORMAT = 1
@@ -66,19 +75,48 @@ def require_writable(folder: Path) -> None:
         raise UserError(f"--out {folder}: {parent}: {what}", fix="choose another --out, such as runs/first")
 
 
-def create(folder: Path, options: RunOptions, record: Mapping[str, Any]) -> None:
-    """Make the run's folder with run.yaml and record.json in it, all at once."""
+def create(out: str | Path | None, options: RunOptions, record: Mapping[str, Any]) -> Path:
+    """Make the run's folder with run.yaml and record.json in it, all at once; it never replaces one.
 
-    def write(staging: Path) -> None:
-        (staging / "run.yaml").write_text(dump_yaml(options), encoding="utf-8")
-        (staging / "record.json").write_text(as_json(record), encoding="utf-8")
-        (staging / "checkpoints").mkdir()
+    Returns:
+        The folder: `out`, or the first name under runs/ that nobody took meanwhile.
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
+    Raises:
+        UserError: `out` exists by now, or cannot be made.
+    """
+    while True:
+        folder = choose_folder(out)
+        staging = folder.with_name(f".{folder.name}-{os.getpid()}")
+        try:
+            (staging / "checkpoints").mkdir(parents=True)
+            (staging / "run.yaml").write_text(dump_yaml(options), encoding="utf-8")
+            (staging / "record.json").write_text(as_json(record), encoding="utf-8")
+            staging.rename(folder)  # fails where somebody was faster: a folder with content is never replaced
+            sync(folder.parent)
+            return folder
+        except OSError as error:
+            shutil.rmtree(staging, ignore_errors=True)
+            if error.errno not in {errno.ENOTEMPTY, errno.EEXIST}:
+                raise UserError(f"--out {folder}: {error.strerror or error}", fix="choose another --out") from None
+
+
+@contextmanager
+def only_one(folder: Path) -> Iterator[None]:
+    """Refuse a second process that would train in `folder`; the system lets go of it when the first one ends, however."""
+    if fcntl is None:  # not on this system
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
-        write_folder(folder, write, sealed=False)
-    except OSError as error:
-        raise UserError(f"--out {folder}: {error.strerror or error}", fix="choose another --out") from None
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(
+                f"{folder}: another process is training in it", fix="wait for it, or end it, and then resume"
+            ) from None
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def as_json(value: Any) -> str:
@@ -86,7 +124,7 @@ def as_json(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
-def facts() -> dict[str, Any]:
+def facts(machine: Machine) -> dict[str, Any]:
     """What record.json says of the program and the machine."""
     import transformers
 
@@ -100,8 +138,13 @@ def facts() -> dict[str, Any]:
             "torch": torch.__version__,
             "transformers": transformers.__version__,
         },
-        "machine": {"system": platform.platform(), "cpu": cpu_name(), "threads": torch.get_num_threads()},
-        "code": {"commit": commit()},
+        "machine": {
+            "system": platform.platform(),
+            "cpu": cpu_name(),
+            "device": machine.device.type,
+            "threads": machine.threads,
+            "processes": machine.world_size,
+        },
     }
 
 
@@ -114,15 +157,6 @@ def cpu_name() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
 
 
-def commit() -> str | None:
-    """The git commit of the current folder, None outside a repository."""
-    try:
-        done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, timeout=5)
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None
-
-
 def read_record(folder: Path) -> dict[str, Any]:
     """record.json of a run.
 
@@ -132,7 +166,7 @@ def read_record(folder: Path) -> dict[str, Any]:
     try:
         record: dict[str, Any] = json.loads((folder / "record.json").read_text(encoding="utf-8"))
         number = int(record["format"])
-    except FileNotFoundError:
+    except OSError:
         raise UserError(
             f"{folder}: not a run: it has no record.json", fix="give the folder that kitune train wrote"
         ) from None
@@ -153,30 +187,46 @@ def replace_file(path: Path, text: str) -> None:
     staging.replace(path)
 
 
-def mark_finished(folder: Path, state: State, options: RunOptions, metrics: Mapping[str, Metrics]) -> None:
+def mark_finished(folder: Path, state: State, metrics: Mapping[str, Metrics]) -> None:
     """Write metrics.json: the scores of best/, and the mark that the run came to its end."""
-    result = {"step": state.step, "epochs": options.train.epochs, "best_step": state.best_step, **metrics}
-    replace_file(folder / "metrics.json", as_json(result))
-
-
-def finished_epochs(folder: Path, step: int) -> int | None:
-    """The epochs that the run had when it came to its end at `step`; None where it did not."""
-    result = read_metrics(folder)
-    return int(result["epochs"]) if result.get("step") == step else None
+    replace_file(folder / "metrics.json", as_json({"step": state.step, "best_step": state.best_step, **metrics}))
 
 
 def read_metrics(model: Path) -> dict[str, Any]:
-    """metrics.json of best/ or last/; empty for a model from elsewhere."""
+    """metrics.json of best/ or last/; empty for a model from elsewhere.
+
+    Raises:
+        UserError: it is damaged.
+    """
     path = model / "metrics.json"
     if not path.exists():
         return {}
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise damaged(path) from None
     return found
 
 
 def best_weights(folder: Path) -> dict[str, Tensor]:
-    """The weights of best/ by name."""
-    return dict(load_file(folder / "best" / WEIGHTS))
+    """The weights of best/ by name.
+
+    Raises:
+        UserError: the file is damaged.
+    """
+    path = folder / "best" / WEIGHTS
+    try:
+        return dict(load_file(path))
+    except (OSError, SafetensorError):
+        raise damaged(path) from None
+
+
+def damaged(path: Path) -> UserError:
+    """The error for a file of best/ that cannot be read."""
+    return UserError(
+        f"{path}: damaged or missing",
+        fix="use last/ (--which last), copy the file back, or train again with another --out",
+    )
 
 
 def restore(checkpoint: Path, optimizer: FlatAdamW) -> State:

@@ -415,7 +415,7 @@ def going_on_without_a_whole_checkpoint(here: Path) -> Words:
     return ["train", "--resume", str(here / "run"), "--set", "train.epochs=2"]
 
 
-@mistake("steps are done, and 0 epochs have only 0", "train.epochs=")
+@mistake("steps are done, more than the 0 of 0 epochs", "train.epochs=")
 def going_on_with_fewer_epochs_than_are_done(here: Path) -> Words:
     return ["train", "--resume", str(here / "run"), "--set", "train.epochs=0"]
 

@@ -35,7 +35,11 @@ class Parts:
 
     def fingerprints(self) -> dict[str, str]:
         """A name for the content of each part, whatever file it came in."""
-        return {part: table.fingerprint(self.columns.used) for part, table in self.tables.items()}
+        return {part: table.fingerprint(self.columns_in(part)) for part, table in self.tables.items()}
+
+    def columns_in(self, part: str) -> list[str]:
+        """The columns with a part to play that this table has; groups and weights are train's alone."""
+        return [name for name in self.columns.used if name in self.tables[part].columns]
 
 
 def sources_by_part(data: Source, valid: Source, test: Source) -> dict[str, Source]:
@@ -75,9 +79,9 @@ def read_parts(options: RunOptions, sources: Mapping[str, Source]) -> tuple[Part
         if source is not None
     }
     columns, said = choose_columns(tables["train"], options.data)
-    for table in tables.values():
-        require_columns(table, columns.used)
     assert columns.label is not None
+    for table in tables.values():
+        require_columns(table, [*columns.text, columns.label])
     values = tables["train"].values(columns.label)
     guessed, why = guess_task(values)
     task = guessed if options.task == "auto" else options.task

@@ -1,5 +1,6 @@
 """From the name of a model to a network with the right head, and its tokenizer."""
 
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from kitune.config import TaskName
 from kitune.data.cache import cache_folder, content_key, made_once
-from kitune.data.encode import forget_last_call
+from kitune.data.encode import forget_last_call, tokenizer_content
 from kitune.errors import UserError, numbered
 from kitune.model.heads import map_head, start_at_priors
 from kitune.model.starter import starter_folder
@@ -33,6 +34,14 @@ class Pretrained:
     folder: Path
     most_tokens: int
     said: tuple[str, ...]
+
+    def fingerprints(self) -> dict[str, str]:
+        """sha256 of what a training begins with: the encoder's weights, and all that decides the token ids."""
+        digest = hashlib.sha256()
+        for name, weight in self.network.base_model.state_dict().items():
+            digest.update(name.encode())
+            digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return {"weights": digest.hexdigest(), "tokenizer": content_key(tokenizer_content(self.tokenizer))}
 
 
 @contextmanager
@@ -250,9 +259,14 @@ def load_pretrained(
     except ValueError as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{folder}: not a text encoder: {reason}", fix="choose an encoder, such as starter") from None
-    refuse_other_sizes(sorted(report["mismatched_keys"]), folder)
+    prefix = network.base_model_prefix + "."
+    # A head without label names of its own says nothing about these labels, whatever its size.
+    mismatched = [item for item in sorted(report["mismatched_keys"]) if old_names or item[0].startswith(prefix)]
+    refuse_other_sizes(mismatched, folder)
     said += missing_weights(network, sorted(report["missing_keys"]), folder)
-    head_is_new = any(not name.startswith(network.base_model_prefix + ".") for name in report["missing_keys"])
+    head_is_new = len(mismatched) < len(report["mismatched_keys"]) or any(
+        not name.startswith(prefix) for name in report["missing_keys"]
+    )
     if not head_is_new and loaded_names != list(names):
         said += map_head(network, loaded_names, names, seed)
     network.config.id2label = wanted
@@ -265,7 +279,13 @@ def load_pretrained(
     tokenizer = load_tokenizer(folder)
     if getattr(network.config, "type_vocab_size", 2) == 1:  # no embedding for a second segment
         tokenizer.model_input_names = [name for name in tokenizer.model_input_names if name != "token_type_ids"]
-    return Pretrained(network, tokenizer, folder, most_tokens(network, tokenizer), tuple(said))
+    return Pretrained(
+        network,
+        tokenizer,
+        folder,
+        most_tokens(network, tokenizer, from_run=(folder / "run.yaml").exists()),
+        tuple(said),
+    )
 
 
 def trained_names(config: Any) -> list[str] | None:
@@ -311,12 +331,15 @@ def refuse_other_sizes(mismatched: Sequence[tuple[str, Sequence[int], Sequence[i
         )
 
 
-def most_tokens(network: Any, tokenizer: Any) -> int:
+def most_tokens(network: Any, tokenizer: Any, *, from_run: bool) -> int:
     """The longest sequence that the model can take, special tokens included.
 
     RoBERTa and its kin count positions from the padding id + 1, so that many of their position embeddings are not usable.
+
+    Args:
+        from_run: the tokenizer's own limit is the `max_length` that an earlier run chose for its rows, not the model's.
     """
-    limits = [int(tokenizer.model_max_length)] if tokenizer.model_max_length < 1e9 else []
+    limits = [int(tokenizer.model_max_length)] if tokenizer.model_max_length < 1e9 and not from_run else []
     positions = getattr(network.config, "max_position_embeddings", None)
     if positions and positions > 0:
         offsets = [

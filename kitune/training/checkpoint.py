@@ -113,6 +113,8 @@ def fault(folder: Path) -> str | None:
         return f"{MANIFEST} is missing"
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"{MANIFEST} is damaged"
+    except OSError as error:
+        return f"not readable ({error.strerror or error})"
     return None if manifest else f"{MANIFEST} is damaged"
 
 
@@ -121,10 +123,21 @@ def checkpoint_folder(checkpoints: Path, step: int) -> Path:
     return checkpoints / f"step-{step:06d}"
 
 
+def step_of(folder: Path) -> int:
+    """The step in a checkpoint folder's name."""
+    return int(folder.name.removeprefix("step-"))
+
+
+def newest_first(checkpoints: Path) -> list[Path]:
+    """The checkpoint folders; copies and files of like names are not among them."""
+    folders = [path for path in checkpoints.glob("step-*") if path.name[5:].isdecimal() and path.is_dir()]
+    return sorted(folders, key=step_of, reverse=True)
+
+
 def newest_whole(checkpoints: Path) -> Found:
     """The newest checkpoint that its manifest proves whole."""
     passed_over: list[str] = []
-    for folder in sorted(checkpoints.glob("step-*"), key=lambda path: int(path.name[5:]), reverse=True):
+    for folder in newest_first(checkpoints):
         wrong = fault(folder)
         if wrong is None:
             return Found(folder, tuple(passed_over))
@@ -132,10 +145,18 @@ def newest_whole(checkpoints: Path) -> Found:
     return Found(None, tuple(passed_over))
 
 
+def set_aside(checkpoints: Path, step: int) -> None:
+    """Rename damaged checkpoints after `step`: they must not stand among those that are kept."""
+    for folder in newest_first(checkpoints):
+        if step_of(folder) > step:
+            target = folder.with_name(f"damaged-{folder.name}")
+            shutil.rmtree(target, ignore_errors=True)
+            folder.rename(target)
+
+
 def drop_old(checkpoints: Path, keep: int) -> None:
     """Delete all but the newest; renamed first, so that half a deletion never looks like a damaged checkpoint."""
-    folders = sorted(checkpoints.glob("step-*"), key=lambda path: int(path.name[5:]), reverse=True)
-    for folder in folders[keep:]:
+    for folder in newest_first(checkpoints)[keep:]:
         away = folder.with_name(STAGING + "old-" + folder.name)
         folder.rename(away)
         shutil.rmtree(away, ignore_errors=True)
@@ -169,5 +190,5 @@ def no_room(run: Path, reason: str) -> UserError:
     kept = f"the last whole checkpoint is {found.folder.name}" if found.folder else "no checkpoint was written yet"
     return UserError(
         f"{run}: saving failed: {reason}; {kept}",
-        fix=f"make room or mend the disk, then {command('kitune', 'train', '--resume', run)}",
+        fix=f"mend that (make room, or make it writable), then {command('kitune', 'train', '--resume', run)}",
     )

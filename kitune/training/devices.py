@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -72,23 +73,29 @@ class Machine:
         return f"{where}, {self.precision}{ranks}"
 
 
-def connect(options: EngineOptions) -> Machine:
+def connect(options: EngineOptions, *, alone: bool = False) -> Machine:
     """The machine of this process, joined to the others where torchrun or accelerate started several.
+
+    Args:
+        alone: do not look for others: this process loads a model for itself.
 
     Raises:
         UserError: the launcher's settings contradict kitune's, or the processes do not find each other.
     """
     refuse_overrides(options)
-    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    world_size = 1 if alone else int(os.environ.get("WORLD_SIZE", "1"))
     on_cuda = torch.cuda.is_available() if options.device == "auto" else options.device == "cuda"
     if on_cuda and not torch.cuda.is_available():
         raise UserError("engine.device: cuda was asked for and there is none", fix="--set engine.device=cpu")
     accelerator = None
     if world_size > 1:
         from accelerate import Accelerator
+        from accelerate.utils import InitProcessGroupKwargs
 
         # Without cpu=True torchrun's processes stay unconnected on a CPU (accelerate 1.15).
-        accelerator = Accelerator(cpu=not on_cuda)
+        # The others wait while the first process reads and tokenizes: longer than the usual ten minutes, on large data.
+        patience = InitProcessGroupKwargs(timeout=timedelta(hours=6))
+        accelerator = Accelerator(cpu=not on_cuda, kwargs_handlers=[patience])
         if accelerator.num_processes != world_size:
             raise UserError(
                 f"{world_size} processes were started and {accelerator.num_processes} found each other",

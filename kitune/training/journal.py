@@ -1,6 +1,7 @@
 """What a training says while it goes on: the bar, events.jsonl and log.json."""
 
 import json
+import math
 import os
 import sys
 import time
@@ -69,7 +70,9 @@ class Journal:
             now = time.perf_counter()
             rate = self._tokens / max(1e-9, now - self._clock)
             self._clock, self._tokens = now, 0
-            line = {**event, "tokens_per_s": round(rate), "memory_mb": round(resident_mb())}
+            # JSON has no infinity; fp16's skipped updates have.
+            numbers = {name: value if math.isfinite(value) else None for name, value in event.items()}
+            line = {**numbers, "tokens_per_s": round(rate), "memory_mb": round(resident_mb())}
             self._file.write(json.dumps(line) + "\n")
 
     def write_log(self, log: dict[str, Any]) -> None:
@@ -97,12 +100,13 @@ def cut_back(path: Path, step: int) -> None:
     """Drop events after `step`, and a line that a crash has torn."""
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True):
-        try:
-            if json.loads(line)["step"] > step or not line.endswith("\n"):
+    kept_bytes = 0
+    with path.open("rb") as file:
+        for line in file:
+            try:
+                if json.loads(line)["step"] > step or not line.endswith(b"\n"):
+                    break
+            except (ValueError, KeyError, TypeError):
                 break
-        except (ValueError, KeyError, TypeError):
-            break
-        kept.append(line)
-    path.write_text("".join(kept), encoding="utf-8")
+            kept_bytes += len(line)
+    os.truncate(path, kept_bytes)  # in one call: a crash leaves the old end or the new one

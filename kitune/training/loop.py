@@ -41,10 +41,12 @@ class State:
         waiting: evaluations since `best_step`.
         stopped: patience has ended the training.
         decay_from, peak: step at which the present schedule began, and its peak rate.
+        planned_epochs: how many the training was to have when the state was noted.
         loss_scale, good_updates: fp16's.
     """
 
     peak: float
+    planned_epochs: int
     step: int = 0
     loss_sum: float = 0.0
     loss_rows: float = 0.0
@@ -186,7 +188,7 @@ def fit(
                     raise Interrupted(f"step {state.step}")
                 if state.stopped:
                     break
-                if not ends and improved:
+                if not ends and falls_due(options.evaluate_every, state.step):  # the bar of valid took its place
                     journal.begin(epoch, "TRAIN", len(updates), state.step - (epochs.ends[epoch] - len(updates)))
 
 

@@ -136,7 +136,7 @@ def test_changed_options_are_refused_by_name(run: Path, data: list[dict[str, Any
 
 
 def test_fewer_epochs_than_are_done_are_refused(run: Path, data: list[dict[str, Any]]) -> None:
-    with pytest.raises(UserError, match="10 steps are done, and 1 epochs have only 5"):
+    with pytest.raises(UserError, match="10 steps are done, more than the 5 of 1 epoch"):
         resume(run, data, train__epochs=1)
 
 

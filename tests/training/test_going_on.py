@@ -1,0 +1,254 @@
+"""Going on with a run: more epochs, other places, and everything that must not be lost on the way."""
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import kitune
+from kitune import finetune, run_folder
+from kitune.config import RunOptions
+from kitune.errors import UserError
+from kitune.training import checkpoint
+from tests.training.runs import content, in_child, train
+
+Rows = Callable[..., list[dict[str, Any]]]
+
+OPTIONS: dict[str, Any] = {
+    "data.text": ["text"],
+    "data.label": "label",
+    "data.max_length": 32,
+    "train.epochs": 2,
+    "train.learning_rate": 2e-3,
+    "train.batch_rows": 8,
+    "engine.threads": 1,
+}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Later tests fork: no OpenMP pool may come to be in this process."""
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def data(rows: Rows) -> list[dict[str, Any]]:
+    return rows("single-label", 50)
+
+
+def resume(run: Path, data: list[dict[str, Any]], **told: Any) -> kitune.Run:
+    return kitune.train(data[:40], valid=data[40:], resume=run, **told)
+
+
+def rates(run: Path) -> list[float]:
+    return [json.loads(line)["lr"] for line in (run / "events.jsonl").read_text().splitlines()]
+
+
+def test_a_run_that_patience_ended_gets_more_epochs_even_if_they_are_fewer_than_were_planned(
+    data: list[dict[str, Any]], tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    still = OPTIONS | {"train.learning_rate": 1e-12, "train.epochs": 12, "train.patience": 2}
+    train(tmp_path / "run", data, tiny_model, still)()
+    assert len(rates(tmp_path / "run")) == 15
+    resume(tmp_path / "run", data)
+    assert "nothing is left to train (patience ended it)" in capsys.readouterr().err
+    assert len(rates(tmp_path / "run")) == 15
+    resume(tmp_path / "run", data, options={"train.epochs": 5})
+    assert len(rates(tmp_path / "run")) == 25
+    assert rates(tmp_path / "run")[15] == pytest.approx(0.5e-12)
+
+
+def test_a_run_killed_between_its_last_epoch_and_its_scores_is_a_finished_one_for_more_epochs(
+    data: list[dict[str, Any]], tiny_model: Path, tmp_path: Path
+) -> None:
+    train(tmp_path / "whole", data, tiny_model, OPTIONS)()
+    resume(tmp_path / "whole", data, options={"train.epochs": 4})
+
+    def killed() -> None:
+        vars(finetune)["finish"] = lambda *_: os.kill(os.getpid(), 9)
+        train(tmp_path / "run", data, tiny_model, OPTIONS)()
+
+    assert in_child(killed, log=tmp_path / "log") == -9
+    resume(tmp_path / "run", data, options={"train.epochs": 4})
+    assert rates(tmp_path / "run")[10] == pytest.approx(1e-3)
+    assert content(tmp_path / "run") == content(tmp_path / "whole")
+
+
+def test_an_untrained_run_gets_its_epochs_at_the_full_rate(
+    data: list[dict[str, Any]], tiny_model: Path, tmp_path: Path
+) -> None:
+    train(tmp_path / "run", data, tiny_model, OPTIONS | {"train.epochs": 0})()
+    assert (tmp_path / "run" / "last" / "model.safetensors").exists()
+    resume(tmp_path / "run", data, options={"train.epochs": 2})
+    train(tmp_path / "whole", data, tiny_model, OPTIONS)()
+    assert rates(tmp_path / "run") == rates(tmp_path / "whole")
+
+
+def test_a_run_enlarged_before_its_end_follows_the_new_total(
+    data: list[dict[str, Any]], tiny_model: Path, tmp_path: Path
+) -> None:
+    from tests.training.runs import killed_after_step
+
+    options = OPTIONS | {"train.epochs": 4}
+    work = killed_after_step(7, train(tmp_path / "run", data, tiny_model, options))
+    assert in_child(work, log=tmp_path / "log") == -9
+    resume(tmp_path / "run", data, options={"train.epochs": 6})
+    train(tmp_path / "six", data, tiny_model, options | {"train.epochs": 6})()
+    assert rates(tmp_path / "run")[5:] == rates(tmp_path / "six")[5:]
+
+
+def test_making_a_run_never_replaces_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    first = run_folder.create(None, RunOptions(), {"format": 1})
+    (first / "precious").write_text("work")
+    # Somebody else was faster between the choice of a name and the making of the folder.
+    names = iter([first, first, Path("runs/run-002")])
+    monkeypatch.setattr(run_folder, "choose_folder", lambda out: next(names))
+    assert run_folder.create(None, RunOptions(), {"format": 1}) == Path("runs/run-002")
+    assert (first / "precious").read_text() == "work"
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="it exists already"):
+        run_folder.create(tmp_path / first, RunOptions(), {"format": 1})
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["run-001", "run-002"]
+
+
+def test_a_second_process_may_not_train_in_the_same_run(
+    data: list[dict[str, Any]], tiny_model: Path, tmp_path: Path
+) -> None:
+    train(tmp_path / "run", data, tiny_model, OPTIONS)()
+    before = content(tmp_path / "run")
+
+    def refused() -> None:
+        with pytest.raises(UserError, match="another process is training in it"):
+            resume(tmp_path / "run", data)
+
+    with run_folder.only_one(tmp_path / "run"):
+        assert in_child(refused, log=tmp_path / "log") == 0, (tmp_path / "log").read_text()
+    assert content(tmp_path / "run") == before
+    resume(tmp_path / "run", data)
+
+
+def test_damaged_checkpoints_do_not_take_the_place_of_whole_ones(
+    data: list[dict[str, Any]], tiny_model: Path, tmp_path: Path
+) -> None:
+    train(tmp_path / "run", data, tiny_model, OPTIONS)()
+    (tmp_path / "run" / "checkpoints" / "step-000010" / "state.json").unlink()
+    resume(tmp_path / "run", data, options={"engine.keep_checkpoints": 1})
+    folders = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert folders == ["damaged-step-000010", "step-000010"]
+    assert checkpoint.fault(tmp_path / "run" / "checkpoints" / "step-000010") is None
+
+
+def test_copies_and_files_beside_the_checkpoints_do_no_harm(
+    data: list[dict[str, Any]], tiny_model: Path, tmp_path: Path
+) -> None:
+    train(tmp_path / "run", data, tiny_model, OPTIONS)()
+    checkpoints = tmp_path / "run" / "checkpoints"
+    shutil.copytree(checkpoints / "step-000010", checkpoints / "step-000010.bak")
+    (checkpoints / "step-000011").write_text("a file")
+    resume(tmp_path / "run", data, options={"train.epochs": 3})
+    assert (checkpoints / "step-000010.bak").exists()
+    assert len(rates(tmp_path / "run")) == 15
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "metrics.json"])
+def test_a_damaged_best_is_named(data: list[dict[str, Any]], tiny_model: Path, tmp_path: Path, name: str) -> None:
+    train(tmp_path / "run", data, tiny_model, OPTIONS)()
+    damaged = tmp_path / "run" / "best" / name
+    content = damaged.read_bytes()[:50]
+    damaged.unlink()  # checkpoints hold the same file: only this name of it shall be spoilt
+    damaged.write_bytes(content)
+    with pytest.raises(UserError, match=f"best/{name}: damaged or missing"):
+        resume(tmp_path / "run", data)
+
+
+def test_a_disk_that_fills_under_the_journal_is_said_too(
+    data: list[dict[str, Any]], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from kitune.training.journal import Journal
+
+    def full(self: Journal, log: dict[str, Any]) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Journal, "write_log", full)
+    with pytest.raises(UserError, match="saving failed: No space left on device"):
+        train(tmp_path / "run", data, tiny_model, OPTIONS)()
+
+
+def test_the_base_model_may_move_but_not_change(data: list[dict[str, Any]], tiny_model: Path, tmp_path: Path) -> None:
+    base = Path(shutil.copytree(tiny_model, tmp_path / "base"))
+    train(tmp_path / "run", data, base, OPTIONS)()
+    base.rename(tmp_path / "moved")
+    resume(tmp_path / "run", data, model=str(tmp_path / "moved"), options={"train.epochs": 3})
+    tokenizer = tmp_path / "moved" / "tokenizer.json"
+    tokenizer.write_text(tokenizer.read_text().replace('"good"', '"evil"'))
+    with pytest.raises(UserError, match=r"the tokenizer of the base model .* is not what the run began with"):
+        resume(tmp_path / "run", data, options={"train.epochs": 4})
+
+
+def test_a_run_on_a_file_resumes_from_another_folder(
+    data: list[dict[str, Any]], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    Path("rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in data))
+    kitune.train("rows.jsonl", model=str(tiny_model), out="run", options=OPTIONS)
+    monkeypatch.chdir(tmp_path)
+    resumed = kitune.train(resume="here/run", options={"train.epochs": 3})
+    assert resumed.options.train.epochs == 3
+
+
+def test_a_resumption_with_another_number_of_threads_says_so_and_marks_the_record(
+    data: list[dict[str, Any]], tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(tmp_path / "run", data, tiny_model, OPTIONS)()
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    record["machine"] |= {"threads": 64, "processes": 3}
+    (tmp_path / "run" / "record.json").write_text(json.dumps(record))
+    resume(tmp_path / "run", data)
+    assert "threads: now 1, before 64: the last bits may differ" in capsys.readouterr().err
+    differs = json.loads((tmp_path / "run" / "record.json").read_text())["resumed"][0]["differs"]
+    assert [line.partition(":")[0] for line in differs] == ["threads", "processes"]
+
+
+def test_a_new_run_may_read_longer_texts_than_the_run_it_starts_from(
+    data: list[dict[str, Any]], tiny_model: Path, tmp_path: Path
+) -> None:
+    train(tmp_path / "short", data, tiny_model, OPTIONS | {"data.max_length": 16})()
+    run = kitune.train(data, model=str(tmp_path / "short"), out=tmp_path / "long", options=OPTIONS)
+    assert run.options.data.max_length == 32
+    assert kitune.load(tmp_path / "short").max_length == 16
+
+
+def test_a_classifier_without_label_names_gets_a_new_head(
+    data: list[dict[str, Any]], tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from transformers import AutoTokenizer, BertForSequenceClassification
+
+    BertForSequenceClassification.from_pretrained(tiny_model, num_labels=3).save_pretrained(tmp_path / "hub")
+    AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path / "hub")
+    train(tmp_path / "run", data, tmp_path / "hub", OPTIONS)()
+    assert "the head is new (2 outputs)" in capsys.readouterr().err
+    assert kitune.load(tmp_path / "run").label_names == ("no", "yes")
+
+
+def test_valid_and_test_need_no_group_and_no_weight(
+    data: list[dict[str, Any]], tiny_model: Path, tmp_path: Path
+) -> None:
+    grouped = [row | {"customer": str(i // 2), "weight": 1.0} for i, row in enumerate(data)]
+    options = OPTIONS | {"data.group": "customer", "data.weight": "weight"}
+    run = kitune.train(grouped, test=data, model=str(tiny_model), out=tmp_path / "run", options=options)
+    assert set(run.metrics) == {"valid", "test"}
+
+
+def test_evaluate_knows_how_the_labels_were_parted(tiny_model: Path, tmp_path: Path, rows: Rows) -> None:
+    data = [row | {"label": "/".join(row["label"])} for row in rows("multi-label", 50)]
+    options = OPTIONS | {"data.label_separator": "/"}
+    kitune.train(data, model=str(tiny_model), task="multi-label", out=tmp_path / "run", options=options)
+    assert "micro_f1" in kitune.load(tmp_path / "run").evaluate(data)
