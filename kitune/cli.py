@@ -83,6 +83,7 @@ def evaluate(
 
     from kitune.predict import load
 
+    require_one_process("evaluate")
     metrics = load(run, which=part(which)).evaluate(data, label=label)
     print(dumps(metrics, indent=2) if json else "\n".join(f"{name:<16} {value:.4f}" for name, value in metrics.items()))
 
@@ -101,6 +102,7 @@ def predict(
     from kitune.data.read import read_stream
     from kitune.predict import load, predict_file, require_new_file
 
+    require_one_process("predict")
     if out is not None:
         require_new_file(out)  # before anything is computed
     model = load(run, which=part(which), precision=precision)  # type: ignore[arg-type]
@@ -108,6 +110,12 @@ def predict(
     rows = predict_file(model, table, out, columns=columns or (), probabilities=probabilities)
     if out is not None:
         print(f"{rows:,} rows in {out}", file=sys.stderr)
+
+
+def require_one_process(name: str) -> None:
+    """Refuse a launcher's many: each process would write the same file."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(f"kitune {name} runs in one process", fix=f"start it without torchrun: kitune {name} ...")
 
 
 def part(which: str) -> str:

@@ -442,3 +442,13 @@ def test_evaluate_reads_several_labels_in_a_cell_even_of_a_single_row(
     data.write_text(f"text\tlabel\ngood film\tgood{separator}odd\n")
     model = trained("multi-label").model
     assert model.evaluate(data) == model.evaluate([{"text": "good film", "label": ["good", "odd"]}])
+
+
+@pytest.mark.parametrize("words", [["predict", "run", "data.csv"], ["evaluate", "run", "data.csv"]])
+def test_a_launcher_of_many_processes_is_refused_where_one_is_right(
+    words: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(SystemExit, match="2"):
+        main(words)
+    assert f"error: kitune {words[0]} runs in one process" in capsys.readouterr().err

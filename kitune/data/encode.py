@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from kitune.data.cache import cache_folder, content_key, made_once
 from kitune.data.table import Rows, Table
+from kitune.errors import UserError
 
 CHUNK_ROWS = 2_000
 # `max_length` is guessed from so many rows, and cuts at most this share of them.
@@ -98,9 +99,15 @@ def encode(table: Table, text: Sequence[str], tokenizer: Any, *, max_length: int
             write_ids(table, text, tokenizer, max_length, Path(place))
             return read_ids(Path(place), mapped=False)
     key = content_key(table.fingerprint(text), tokenizer_content(tokenizer), str(max_length))
-    folder = made_once(
-        cache_folder() / "encoded" / key, lambda staging: write_ids(table, text, tokenizer, max_length, staging)
-    )
+    try:
+        folder = made_once(
+            cache_folder() / "encoded" / key, lambda staging: write_ids(table, text, tokenizer, max_length, staging)
+        )
+    except OSError as error:
+        raise UserError(
+            f"{cache_folder()}: token ids cannot be kept there: {error.strerror or error}",
+            fix="set HF_HOME to a folder that can be written, or --set engine.cache=false",
+        ) from None
     return read_ids(folder, mapped=True)
 
 

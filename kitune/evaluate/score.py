@@ -74,12 +74,12 @@ def outputs(
         machine: this process among others; the batches are dealt out over them.
         advance: called after each batch of this process, for a bar.
     """
-    was_training = network.training
+    was_training, unlabelled = network.training, encoded.with_labels(None)
     network.eval()
     parts: list[tuple[Rows, NDArray[np.float32]]] = []
     with torch.inference_mode():
         for rows in plan_prediction(encoded.lengths)[machine.rank :: machine.world_size]:
-            batch = collate(encoded.with_labels(None), rows, pad_id=pad_id, device=machine.device)
+            batch = collate(unlabelled, rows, pad_id=pad_id, device=machine.device)
             logits = network(**batch.inputs()).logits
             parts.append((rows, logits.float().cpu().numpy()))
             if advance is not None:

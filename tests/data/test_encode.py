@@ -11,6 +11,7 @@ from kitune.data.cache import cache_folder
 from kitune.data.encode import CHUNK_ROWS, Encoded, encode, guess_max_length, take
 from kitune.data.read import read_table
 from kitune.data.table import Table
+from kitune.errors import UserError
 
 MakeRows = Callable[..., list[dict[str, Any]]]
 
@@ -173,3 +174,12 @@ def test_a_tokenizer_that_has_encoded_is_saved_without_truncation(
     saved = json.loads((tmp_path / "saved" / "tokenizer.json").read_text())
     assert saved["truncation"] is None
     assert saved["padding"] is None
+
+
+def test_a_cache_that_cannot_be_written_is_a_mistake_with_a_remedy(
+    tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "file"))
+    with pytest.raises(UserError, match=r"token ids cannot be kept there(.|\n)*engine\.cache=false"):
+        encode(read_table([{"text": "good film"}]), ["text"], tokenizer, max_length=16)
