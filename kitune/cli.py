@@ -24,7 +24,7 @@ Which = Annotated[str, typer.Option("--which", help="best or last.")]
 
 @app.command()
 def train(
-    data: Annotated[str | None, typer.Argument(metavar="[DATA]", help="The rows to learn from.")] = None,
+    data: Annotated[str | None, typer.Argument(metavar="DATA", help="The rows to learn from.")] = None,
     model: Annotated[str | None, typer.Option("--model", help="starter, a folder, a run, or a hub name.")] = None,
     out: Annotated[str | None, typer.Option("--out", help="The new run's folder; without it, one under runs/.")] = None,
     text: Annotated[list[str] | None, typer.Option("--text", help="Text column; twice for a pair.")] = None,
@@ -40,7 +40,10 @@ def train(
     ] = None,
     resume: Annotated[str | None, typer.Option("--resume", metavar="RUN", help="Go on with a run.")] = None,
     config: Annotated[Path | None, typer.Option("--config", help="A YAML file with options.")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any option.")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any other option; --options lists them."),
+    ] = None,
     options: Annotated[bool, typer.Option("--options", help="List every option, and stop.")] = False,
 ) -> None:
     """Fine-tune a model on DATA, or go on with --resume RUN."""

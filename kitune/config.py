@@ -286,23 +286,39 @@ def dump_yaml(options: RunOptions) -> str:
 
 
 def describe_options() -> str:
-    """A line an option: name, type, default and what it does; what `kitune train --options` prints."""
+    """Two lines an option: name, default, type and range; what it does. What `kitune train --options` prints."""
     defaults = flat(RunOptions())
     lines = []
-    for name, text in _descriptions(RunOptions):
-        lines.append(
-            f"{name} = {yaml.safe_dump(_plain(defaults[name]), default_flow_style=True).splitlines()[0]}\n    {text}"
-        )
+    for name, schema in option_schemas():
+        default = yaml.safe_dump(_plain(defaults[name]), default_flow_style=True).splitlines()[0]
+        lines.append(f"{name} = {default}  ({allowed(schema)})\n    {schema.get('description', '')}")
     return "\n".join(lines)
+
+
+def option_schemas() -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Every option as `section.key`, with its JSON schema."""
+    whole = RunOptions.model_json_schema()
+    for name, schema in whole["properties"].items():
+        section = schema.get("$ref", "").rpartition("/")[2]
+        if section:
+            yield from ((f"{name}.{key}", inner) for key, inner in whole["$defs"][section]["properties"].items())
+        else:
+            yield name, schema
+
+
+def allowed(schema: Mapping[str, Any]) -> str:
+    """The values that a JSON schema lets pass, in words: `auto or integer >= 1`."""
+    if "anyOf" in schema:
+        return " or ".join(allowed(one) for one in schema["anyOf"])
+    if "const" in schema or "enum" in schema:
+        return "|".join(map(str, schema.get("enum", [schema.get("const")])))
+    if schema.get("type") == "array":
+        return "list"
+    signs = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
+    bounds = [f"{sign} {schema[key]:g}" for key, sign in signs.items() if key in schema]
+    words = {"object": "table", "string": "text", "boolean": "true or false"}
+    return " ".join([words.get(schema["type"], schema["type"]), *bounds])
 
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
-
-
-def _descriptions(model: type[Options], prefix: str = "") -> Iterator[tuple[str, str]]:
-    for name, field in model.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, Options):
-            yield from _descriptions(field.annotation, f"{prefix}{name}.")
-        else:
-            yield prefix + name, field.description or ""

@@ -233,7 +233,7 @@ def test_every_option_is_described_once() -> None:
 
 def test_every_default_of_the_list_is_a_value_that_set_takes() -> None:
     for head in describe_options().split("\n")[::2]:
-        name, _, value = head.partition(" = ")
+        name, _, value = head.rpartition("  (")[0].partition(" = ")
         assert with_values(DEFAULTS, {name: yaml.safe_load(value)}) == DEFAULTS
 
 
@@ -244,3 +244,11 @@ def test_options_do_not_change() -> None:
 
 def test_what_may_change_at_resume_is_an_option() -> None:
     assert set(option_names()) >= FREE_AT_RESUME
+
+
+def test_the_list_of_options_shows_type_range_and_default() -> None:
+    listed = describe_options()
+    assert "train.epochs = auto  (integer >= 0 or auto)" in listed
+    assert "train.learning_rate = auto  (number > 0 < 1 or auto)" in listed
+    assert "train.sampler = bucketed  (bucketed|random)" in listed
+    assert len(listed.splitlines()) == 2 * len(list(option_names()))
