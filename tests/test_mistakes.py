@@ -7,7 +7,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -583,15 +582,17 @@ def test_every_option_is_listed_with_its_default_and_what_it_does(capsys: pytest
         main(["train", "--options"])
     listed = capsys.readouterr().out
     assert stopped.value.code == 0
-    assert "train.warmup_share = 0.06\n    Share of all optimizer steps spent warming up." in listed
+    assert "train.warmup_share = 0.06  (number >= 0 < 1)\n    Share of all optimizer steps spent warming up." in listed
 
 
 def test_help_answers_at_once_and_without_torch() -> None:
+    # The processor's seconds, not the clock's: what the neighbours of a busy machine take is no fault of ours.
     times = []
     for _ in range(5):
-        begin = time.perf_counter()
+        before = os.times()
         done = subprocess.run([sys.executable, "-m", "kitune", "--help"], capture_output=True, text=True, check=True)
-        times.append(time.perf_counter() - begin)
+        after = os.times()
+        times.append(after.children_user + after.children_system - before.children_user - before.children_system)
     assert "train" in done.stdout
     assert min(times) < 0.3
     ask = (
