@@ -14,10 +14,11 @@ from typing import Any, TextIO
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from kitune.config import DataOptions, Precision, TaskName, checked, load_yaml
 from kitune.data.columns import guess_text, require_columns
-from kitune.data.encode import encode
+from kitune.data.encode import Encoded, encode
 from kitune.data.labels import label_array
 from kitune.data.read import Source, read_table
 from kitune.data.table import Table
@@ -95,9 +96,13 @@ class Model:
 
     def predict_table(self, table: Table) -> Predictions:
         """Answers for every row of `table`."""
-        encoded = encode(table, self.columns_in(table), self.tokenizer, max_length=self.max_length, cache=False)
-        logits = outputs(self.network, encoded, pad_id=self.tokenizer.pad_token_id or 0, machine=self.machine)
+        _, logits = self.forward(table)
         return Predictions(logits, self.label_names, self.task, self.threshold)
+
+    def forward(self, table: Table) -> tuple[Encoded, NDArray[np.float32]]:
+        """The token ids and the logits, (rows, outputs), of every row of `table`."""
+        encoded = encode(table, self.columns_in(table), self.tokenizer, max_length=self.max_length, cache=False)
+        return encoded, outputs(self.network, encoded, pad_id=self.tokenizer.pad_token_id or 0, machine=self.machine)
 
     def evaluate(self, data: Source, *, label: str | None = None) -> Metrics:
         """The loss and the task's metrics on labelled rows.
@@ -111,8 +116,7 @@ class Model:
             raise UserError("the model does not know which column holds the labels", fix="name it: --label COLUMN")
         require_columns(table, [column])
         labels = label_array(table, column, self.task, self.label_names, separator=self.data.label_separator)
-        encoded = encode(table, self.columns_in(table), self.tokenizer, max_length=self.max_length, cache=False)
-        logits = outputs(self.network, encoded, pad_id=self.tokenizer.pad_token_id or 0, machine=self.machine)
+        encoded, logits = self.forward(table)
         return score(self.task, logits, encoded.with_labels(labels), threshold=self.threshold)
 
 
@@ -167,15 +171,12 @@ def predict_file(
     if out is not None:
         require_new_file(out)
     require_columns(table, columns)
-    text = model.columns_in(table)
+    model.columns_in(table)  # refused before anything is written
     with row_writer(out) as write:
         for begin in range(0, len(table), WINDOW_ROWS):
             rows = np.arange(begin, min(begin + WINDOW_ROWS, len(table)))
             window = table.take(rows)
-            encoded = encode(window, text, model.tokenizer, max_length=model.max_length, cache=False)
-            logits = outputs(model.network, encoded, pad_id=model.tokenizer.pad_token_id or 0, machine=model.machine)
-            answers = Predictions(logits, model.label_names, model.task, model.threshold)
-            write(answer_rows(answers, window, columns, probabilities))
+            write(answer_rows(model.predict_table(window), window, columns, probabilities))
     return len(table)
 
 

@@ -17,6 +17,17 @@ from kitune.training import checkpoint, optimizer
 
 Work = Callable[[], object]
 
+# A short training of the tiny model on rows of `rows("single-label", ...)`.
+SHORT: dict[str, Any] = {
+    "data.text": ["text"],
+    "data.label": "label",
+    "data.max_length": 32,
+    "train.epochs": 2,
+    "train.learning_rate": 2e-3,
+    "train.batch_rows": 8,
+    "engine.threads": 1,
+}
+
 
 def in_child(work: Work, *, environment: Mapping[str, str] | None = None, log: Path | None = None) -> int:
     """Do `work` in a forked child; its exit code, or the negative number of the signal that ended it."""

@@ -13,19 +13,11 @@ import pytest
 import kitune
 from kitune.errors import UserError
 from kitune.training import checkpoint
-from tests.training.runs import content, train
+from tests.training.runs import SHORT, content, train
 
 Rows = Callable[..., list[dict[str, Any]]]
 
-OPTIONS: dict[str, Any] = {
-    "data.text": ["text"],
-    "data.label": "label",
-    "data.max_length": 32,
-    "train.epochs": 2,
-    "train.learning_rate": 2e-3,
-    "train.batch_rows": 8,
-    "engine.threads": 1,
-}
+OPTIONS = SHORT
 
 
 @pytest.fixture(scope="module")

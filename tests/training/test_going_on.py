@@ -16,19 +16,11 @@ from kitune import finetune, run_folder
 from kitune.config import RunOptions
 from kitune.errors import UserError
 from kitune.training import checkpoint
-from tests.training.runs import content, in_child, train
+from tests.training.runs import SHORT, content, in_child, train
 
 Rows = Callable[..., list[dict[str, Any]]]
 
-OPTIONS: dict[str, Any] = {
-    "data.text": ["text"],
-    "data.label": "label",
-    "data.max_length": 32,
-    "train.epochs": 2,
-    "train.learning_rate": 2e-3,
-    "train.batch_rows": 8,
-    "engine.threads": 1,
-}
+OPTIONS = SHORT
 
 
 @pytest.fixture(autouse=True)

@@ -15,20 +15,11 @@ import kitune
 from kitune.data.batches import BatchPlan, plan_epoch
 from kitune.errors import UserError
 from kitune.training import loop, optimizer
-from tests.training.runs import content, in_child, resume, train
+from tests.training.runs import SHORT, content, in_child, resume, train
 
 Rows = Callable[..., list[dict[str, Any]]]
 
-OPTIONS: dict[str, Any] = {
-    "data.text": ["text"],
-    "data.label": "label",
-    "data.max_length": 32,
-    "train.epochs": 2,
-    "train.learning_rate": 2e-3,
-    "train.batch_rows": 8,
-    "train.checkpoint_every": 3,
-    "engine.threads": 1,
-}
+OPTIONS = SHORT | {"train.checkpoint_every": 3}
 
 
 def events(run: Path) -> list[dict[str, Any]]:

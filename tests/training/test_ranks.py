@@ -12,21 +12,11 @@ from typing import Any
 import pytest
 import torch
 
-from tests.training.runs import Work, content, killed_after_step, killed_in_save, resume, together, train
+from tests.training.runs import SHORT, Work, content, killed_after_step, killed_in_save, resume, together, train
 
 Rows = Callable[..., list[dict[str, Any]]]
 
-OPTIONS: dict[str, Any] = {
-    "data.text": ["text"],
-    "data.label": "label",
-    "data.max_length": 32,
-    "train.epochs": 2,
-    "train.learning_rate": 2e-3,
-    "train.batch_rows": 8,
-    "train.accumulation": 2,
-    "train.checkpoint_every": 3,
-    "engine.threads": 1,
-}
+OPTIONS = SHORT | {"train.accumulation": 2, "train.checkpoint_every": 3}
 ROWS = 40
 
 
