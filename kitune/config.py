@@ -131,6 +131,7 @@ class EngineOptions(Options):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the network runs.")
     precision: Precision | Auto = Field("auto", description="Of forward and backward; master weights are always fp32.")
     threads: Annotated[int, Field(ge=1)] | Auto = Field("auto", description="CPU threads of each process.")
+    plain: bool = Field(False, description="Transformers' and torch's own code alone: every fast path off.")
     deterministic: bool = Field(False, description="On CUDA: only kernels that give the same bits again.")
     gradient_checkpointing: bool = Field(False, description="Less memory for a second forward of each layer.")
     keep_checkpoints: int = Field(2, ge=1, description="The newest checkpoints that are kept.")

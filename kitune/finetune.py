@@ -20,6 +20,7 @@ from kitune.errors import UserError, command, numbered
 from kitune.evaluate.score import Predictions, outputs, plan_prediction, score, threshold_of
 from kitune.metrics import Metrics, table_line
 from kitune.model.encoder import Pretrained, load_pretrained, model_folder
+from kitune.model.engine import kernels_for, speed_up
 from kitune.predict import Model, load, write_predictions
 from kitune.resume import (
     not_finite,
@@ -277,9 +278,15 @@ def training_for(
         weights = class_weights(options.train.class_weights, train.labels.astype(np.int64), parts.names)
         of_classes = None if weights is None else torch.tensor(weights, device=machine.device)
         loss = partial(loss, class_weights=of_classes, label_smoothing=options.train.label_smoothing)
+    dtype = DTYPES[machine.precision]
+    fast = kernels_for(options.engine, dtype=dtype, device=machine.device, threads=machine.threads)
+    optimizer = FlatAdamW(network, options.train, dtype=dtype, device=machine.device, kernels=fast)
+    slow = speed_up(network, options.engine, kernels=fast, dtype=dtype, master=optimizer.master_of)
+    if slow is not None:
+        machine.say(slow)
     training = Training(
         network,
-        FlatAdamW(network, options.train, dtype=DTYPES[machine.precision], device=machine.device),
+        optimizer,
         train,
         plan_of(train, options),
         loss,

@@ -56,7 +56,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory, lively_model: Path, rows: 
                 out=tmp_path_factory.mktemp(task) / "run",
                 text=["text", "other"] if pair else "text",
                 label="label",
-                options=options | {"engine.threads": 1, "data.max_length": 32},
+                options=options
+                | {"train.dropout": 0.0, "engine.threads": 1, "engine.precision": "fp32", "data.max_length": 32},
             )
         return made[task, pair]
 

@@ -1,12 +1,15 @@
 """From the name of a model to a network with the right head, and its tokenizer."""
 
 import hashlib
+import importlib.util
 import os
 import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -40,7 +43,7 @@ class Pretrained:
         digest = hashlib.sha256()
         for name, weight in self.network.base_model.state_dict().items():
             digest.update(name.encode())
-            digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+            digest.update(weight.detach().cpu().contiguous().view(torch.uint8).numpy())
         return {"weights": digest.hexdigest(), "tokenizer": content_key(tokenizer_content(self.tokenizer))}
 
 
@@ -58,6 +61,38 @@ def quiet_transformers() -> Iterator[None]:
         logging.set_verbosity(before)
         if bars:
             logging.enable_progress_bar()
+
+
+@contextmanager
+def scipy_when_called() -> Iterator[None]:
+    """Let transformers' models be imported without scipy.optimize, 0.4 s, which all of them import for one function of the
+    detection losses: meanwhile a stand-in has that name, whose function, and any other use of it, imports the real one."""
+    name, package = "scipy.optimize", importlib.util.find_spec("scipy")
+    if name in sys.modules or package is None:
+        yield
+        return
+    stand_in: Any = ModuleType(name)
+    # What `from scipy.optimize import ...` and imports of its own modules look for.
+    stand_in.__path__ = [str(Path(place, "optimize")) for place in package.submodule_search_locations or ()]
+
+    def real() -> Any:
+        if sys.modules.get(name) is stand_in:
+            del sys.modules[name]
+        return importlib.import_module(name)
+
+    def attribute(wanted: str) -> Any:
+        if wanted.startswith("__"):  # asked of every module by who only looks around
+            raise AttributeError(wanted)
+        return getattr(real(), wanted)
+
+    stand_in.__getattr__ = attribute
+    stand_in.linear_sum_assignment = lambda *values, **told: real().linear_sum_assignment(*values, **told)
+    sys.modules[name] = stand_in
+    try:
+        yield
+    finally:
+        if sys.modules.get(name) is stand_in:
+            del sys.modules[name]
 
 
 def model_folder(name: str, revision: str | None = None, *, which: str = "best") -> Path:
@@ -247,7 +282,7 @@ def load_pretrained(
         set_dropout(config, dropout)
     torch.manual_seed(seed)
     try:
-        with quiet_transformers():
+        with quiet_transformers(), scipy_when_called():
             network, report = AutoModelForSequenceClassification.from_pretrained(
                 folder, config=config, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
             )

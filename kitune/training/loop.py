@@ -222,16 +222,15 @@ def update(training: Training, state: State, rows: Rows, *, asked_to_end: bool =
         optimizer.exchanged.copy_(machine.sum_over_ranks(optimizer.exchanged))
     denominator = weight_of(training, rows)
     divisor = denominator * (state.loss_scale if machine.precision == "fp16" else 1.0)
-    if divisor:  # an update whose rows all weigh nothing has no gradient to divide
-        optimizer.gradient.div_(divisor)
+    scale = 1.0 / divisor if divisor else 1.0  # an update whose rows all weigh nothing has no gradient to divide
     loss_sum = float(optimizer.loss)
-    gradient_norm = float(optimizer.gradient_norm())
+    gradient_norm = optimizer.gradient_norm() * scale
     rate = training.learning_rate(state)
     loss_value = loss_sum / max(denominator, 1e-12)
     if advance(training, state, rows, loss_value, gradient_norm, rate):
         if options.clip is not None and gradient_norm > options.clip:
-            optimizer.gradient.mul_(options.clip / (gradient_norm + 1e-6))
-        optimizer.step(rate)
+            scale *= options.clip / (gradient_norm + 1e-6)
+        optimizer.step(rate, scale=scale)
     state.step += 1
     state.loss_sum += loss_sum
     state.loss_rows += denominator

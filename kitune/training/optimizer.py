@@ -1,5 +1,6 @@
 """AdamW over flat buffers: master weights, gradients and moments each in one aligned piece of memory."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kitune.config import TrainOptions
+from kitune.model.kernels import Kernels
 
 # Every parameter begins at a multiple of so many bytes, in fresh and resumed runs alike: what oneDNN and MKL compute
 # moves in the last bit with the alignment of their operands.
@@ -50,7 +52,21 @@ class FlatAdamW:
     Source: Loshchilov and Hutter 2019, arXiv:1711.05101, algorithm 2, as `torch.optim.AdamW` (fused).
     """
 
-    def __init__(self, network: nn.Module, options: TrainOptions, *, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        options: TrainOptions,
+        *,
+        dtype: torch.dtype,
+        device: torch.device,
+        kernels: Kernels | None = None,
+    ) -> None:
+        """
+        Args:
+            dtype: what the network computes in.
+            kernels: make the update in one pass over memory; None: torch's, in several.
+        """
+        self._options, self._kernels = options, kernels
         trainable = [(name, parameter) for name, parameter in network.named_parameters() if parameter.requires_grad]
         ordered = [pair for pair in trainable if decays(pair[1])] + [pair for pair in trainable if not decays(pair[1])]
         self.slots: list[Slot] = []
@@ -70,6 +86,7 @@ class FlatAdamW:
         )
         self.moments = (aligned_zeros(size, torch.float32, device), aligned_zeros(size, torch.float32, device))
         self.parameters = [parameter for _, parameter in ordered]
+        self._slot_of = {id(parameter): slot for slot, parameter in zip(self.slots, self.parameters, strict=True)}
         with torch.no_grad():
             for slot, parameter in zip(self.slots, self.parameters, strict=True):
                 slot.of(self.master).copy_(parameter)
@@ -141,14 +158,38 @@ class FlatAdamW:
         for slot in self.slots:
             yield slot.name, slot.of(self.master)
 
-    def gradient_norm(self) -> Tensor:
-        """The norm of all gradients together, a scalar on the device."""
-        norm: Tensor = torch.linalg.vector_norm(self.gradient)
-        return norm
+    def master_of(self, parameter: nn.Parameter) -> Tensor:
+        """The fp32 master weights of one of the network's parameters."""
+        return self._slot_of[id(parameter)].of(self.master)
 
-    def step(self, learning_rate: float) -> None:
-        """One update of the master weights, and of the working ones after them."""
+    def gradient_norm(self) -> float:
+        """The norm of all gradients together."""
+        if self._kernels is not None:
+            return math.sqrt(self._kernels.call("sum_of_squares", torch.float32, self.gradient.numel(), self.gradient))
+        return float(torch.linalg.vector_norm(self.gradient))
+
+    def step(self, learning_rate: float, *, scale: float = 1.0) -> None:
+        """One update of the master weights, and of the working ones after them, by the gradients times `scale`."""
+        if self._kernels is not None:
+            self._step_by_kernel(self._kernels, learning_rate, scale)
+            return
+        if scale != 1.0:
+            self.gradient.mul_(scale)
         for group in self._adamw.param_groups:
             group["lr"] = learning_rate
         self._adamw.step()
         self.refresh_working()
+
+    def _step_by_kernel(self, kernels: Kernels, learning_rate: float, scale: float) -> None:
+        """The same update in one pass: gradient, moments and weights are read once, and the rounded weights written beside."""
+        options = self._options
+        for count in self._step_counts:
+            count += 1
+        corrections = (1 - options.beta1**self.step_count, 1 - options.beta2**self.step_count)
+        pieces = (slice(0, self.num_decayed), slice(self.num_decayed, len(self.master)))
+        for piece, decay in zip(pieces, (options.weight_decay, 0.0), strict=True):
+            kernels.call(
+                "adamw", self.working.dtype, piece.stop - piece.start, self.master[piece], self.gradient[piece],
+                self.moments[0][piece], self.moments[1][piece], None if self.working is self.master else self.working[piece],
+                scale, learning_rate, decay, options.beta1, options.beta2, options.epsilon, *corrections,
+            )  # fmt: skip

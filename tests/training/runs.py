@@ -26,6 +26,7 @@ SHORT: dict[str, Any] = {
     "train.learning_rate": 2e-3,
     "train.batch_rows": 8,
     "engine.threads": 1,
+    "engine.precision": "fp32",  # "auto" would be another one on another machine
 }
 
 
@@ -117,8 +118,8 @@ def killed_after_step(step: int, work: Work) -> Work:
     def patched() -> None:
         original = optimizer.FlatAdamW.step
 
-        def step_and_die(self: optimizer.FlatAdamW, learning_rate: float) -> None:
-            original(self, learning_rate)
+        def step_and_die(self: optimizer.FlatAdamW, learning_rate: float, *, scale: float = 1.0) -> None:
+            original(self, learning_rate, scale=scale)
             if self.step_count == step:
                 die()
 

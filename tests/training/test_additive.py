@@ -34,6 +34,7 @@ BASE: dict[str, Any] = {
     "train.epsilon": 1e-4,
     "train.batch_rows": 10,
     "train.sampler": "random",
+    "engine.precision": "fp32",
     "engine.threads": 1,
 }
 RELATIVE = 1e-6

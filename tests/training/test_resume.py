@@ -26,9 +26,9 @@ SAMPLERS: dict[str, dict[str, Any]] = {
     "random tokens": {"train.sampler": "random", "train.batch_tokens": 128},
 }
 TASKS: dict[str, dict[str, Any]] = {
-    "single-label": {"train.label_smoothing": 0.1, "train.class_weights": "auto"},
-    "multi-label": {"train.schedule": "cosine"},
-    "regression": {"train.evaluate_every": 3, "train.patience": 4},
+    "single-label": {"train.label_smoothing": 0.1, "train.class_weights": "auto", "engine.precision": "bf16"},
+    "multi-label": {"train.schedule": "cosine", "engine.precision": "fp32"},
+    "regression": {"train.evaluate_every": 3, "train.patience": 4, "engine.precision": "fp32"},
 }
 BASE: dict[str, Any] = {
     "data.max_length": 32,

@@ -1,0 +1,48 @@
+"""Which fast pieces a network gets: the one place where they are chosen, and where it is said why not."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kitune.config import EngineOptions
+from kitune.model.kernels import SUFFIX, Kernels, kernels
+from kitune.model.packed import fits, use_packed
+
+
+def kernels_for(options: EngineOptions, *, dtype: torch.dtype, device: torch.device, threads: int) -> Kernels | None:
+    """The compiled kernels, where they are wanted, serve the device and the precision, and can be built."""
+    if options.plain or device.type != "cpu" or dtype not in SUFFIX:
+        return None
+    found = kernels()
+    if found is not None:
+        found.threads = threads
+    return found
+
+
+def speed_up(
+    network: Any,
+    options: EngineOptions,
+    *,
+    kernels: Kernels | None,
+    dtype: torch.dtype,
+    master: Callable[[nn.Parameter], Tensor],
+) -> str | None:
+    """Let the network take the packed path where it can; the reason where it cannot, unless that was asked for.
+
+    Args:
+        kernels: as `kernels_for` gave them.
+        dtype: of activations and matrices.
+        master: fp32 values of a parameter.
+    """
+    if options.plain:
+        return None
+    if kernels is None:
+        on_cpu = all(parameter.device.type == "cpu" for parameter in network.parameters())
+        return "no C++ compiler (g++ or clang++) was found, so the slower plain path is taken" if on_cpu else None
+    reason = "engine.gradient_checkpointing was asked for" if options.gradient_checkpointing else fits(network)
+    if reason is not None:
+        return f"the slower plain path is taken: {reason}"
+    use_packed(network, kernels, dtype=dtype, master=master)
+    return None

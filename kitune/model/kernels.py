@@ -1,0 +1,117 @@
+"""The C++ kernels beside this file: compiled at their first use, kept in the cache, called through ctypes.
+
+A C interface and no torch headers: one compilation takes three seconds and serves every version of torch.
+"""
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kitune.data.cache import cache_folder, content_key, made_once
+
+SOURCE = Path(__file__).with_name("kernels.cpp")
+FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fPIC", "-w")
+SUFFIX = {torch.float32: "fp32", torch.bfloat16: "bf16"}
+
+# Arguments by letter, as the C functions declare them: p a tensor or None, n a count, f a float, k a dropout key,
+# i a small integer; the number of threads comes last in all of them.
+SIGNATURES = {
+    "residual_norm": "nnpppppfkfpppp",
+    "residual_norm_backward": "nnnpppppkfppppp",
+    "embed": "nnppppppppfkfpppp",
+    "embed_backward": "nnpppppkfpp",
+    "scatter_add": "nnppnp",
+    "gelu": "nnpppi",
+    "gelu_backward": "nnnpppp",
+    "transpose_and_sum": "nnnppp",
+    "attention": "nnnppnfpnppnkfpp",
+    "attention_backward": "nnnppnfpnppnkfpppnppn",
+    "gather_gradient": "nppi",
+    "sum_of_squares": "np",
+    "adamw": "npppppffffffff",
+}
+KINDS: dict[str, Any] = {
+    "p": ctypes.c_void_p,
+    "n": ctypes.c_long,
+    "f": ctypes.c_float,
+    "k": ctypes.c_uint64,
+    "i": ctypes.c_int,
+}
+
+
+class Kernels:
+    """The functions of kernels.cpp by name, with tensors as arguments; `threads` is added behind them."""
+
+    def __init__(self, library: Path) -> None:
+        self.threads = 1
+        loaded = ctypes.CDLL(str(library))
+        self._functions: dict[tuple[str, torch.dtype], Any] = {}
+        for name, letters in SIGNATURES.items():
+            for dtype, suffix in SUFFIX.items():
+                try:
+                    function = getattr(loaded, f"{name}_{suffix}")
+                except AttributeError:  # some exist for fp32 alone
+                    continue
+                function.argtypes = [*(KINDS[letter] for letter in letters), ctypes.c_int]
+                function.restype = ctypes.c_double if name == "sum_of_squares" else None
+                self._functions[name, dtype] = function
+
+    def call(self, name: str, dtype: torch.dtype, *values: Any) -> Any:
+        """Call a kernel; a tensor stands for the address of its first element, None for no tensor."""
+        arguments = [value.data_ptr() if isinstance(value, Tensor) else value for value in values]
+        return self._functions[name, dtype](*arguments, self.threads)
+
+
+@cache
+def kernels() -> Kernels | None:
+    """The compiled kernels, or None where there is no compiler that makes them."""
+    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+    openmp = loaded_openmp()
+    if compiler is None or openmp is None:
+        return None
+    key = content_key(SOURCE.read_text(encoding="utf-8"), " ".join(FLAGS), compiler, str(openmp), processor())
+    try:
+        folder = made_once(cache_folder() / "kernels" / key, lambda staging: build(compiler, openmp, staging))
+        return Kernels(folder / "kernels.so")
+    except (OSError, subprocess.CalledProcessError, subprocess.TimeoutExpired):
+        return None
+
+
+def build(compiler: str, openmp: Path, staging: Path) -> None:
+    """Compile and link `kernels.so`; against the OpenMP that torch has loaded, for two of them fight over the cores."""
+    steps = (
+        [compiler, *FLAGS, "-c", str(SOURCE), "-o", str(staging / "kernels.o")],
+        [compiler, "-shared", str(staging / "kernels.o"), str(openmp), "-o", str(staging / "kernels.so")],
+    )
+    for step in steps:
+        subprocess.run(step, check=True, capture_output=True, timeout=300)
+    (staging / "kernels.o").unlink()
+
+
+def loaded_openmp() -> Path | None:
+    """The file of the OpenMP library that this process runs torch with."""
+    try:
+        maps = Path("/proc/self/maps").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    return next((Path(line.split()[-1]) for line in maps.splitlines() if "libgomp" in line or "libiomp" in line), None)
+
+
+def processor() -> str:
+    """What `-march=native` depends on."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return platform.processor()
+    named = ("model name", "flags", "Features", "CPU part")
+    lines = sorted({line for line in text.splitlines() if line.startswith(named)})
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()

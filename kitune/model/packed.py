@@ -1,0 +1,646 @@
+"""The fast forward and backward of BERT's family on a CPU: no padding, fused kernels, gradients straight into flat buffers.
+
+The layer is Vaswani et al. 2017 (arXiv:1706.03762) as BERT has it: LayerNorm after each residual sum, exact GELU. The plain
+twin is transformers' own forward; `fits` says which networks this one stands for.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kitune.model.kernels import Kernels
+
+# Tokens of a forward pass are rounded up to a multiple of this: few distinct shapes, for each costs oneDNN a set-up.
+TOKEN_STEP = 32
+
+
+@dataclass(frozen=True)
+class Family:
+    """Where a family of encoders keeps the parts of a layer, below the base model.
+
+    Attributes:
+        positions_from_padding: position ids count from the padding id + 1, as RoBERTa's do.
+    """
+
+    layers: str
+    attention: tuple[str, str, str, str]
+    attention_norm: str
+    up: str
+    down: str
+    norm: str
+    hidden_dropout: str
+    attention_dropout: str
+    activation: str
+    positions_from_padding: bool = False
+
+
+BERT = Family(
+    "encoder.layer",
+    ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"),
+    "attention.output.LayerNorm",
+    "intermediate.dense",
+    "output.dense",
+    "output.LayerNorm",
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "hidden_act",
+)
+ROBERTA = Family(**{**vars(BERT), "positions_from_padding": True})
+DISTILBERT = Family(
+    "transformer.layer",
+    ("attention.q_lin", "attention.k_lin", "attention.v_lin", "attention.out_lin"),
+    "sa_layer_norm",
+    "ffn.lin1",
+    "ffn.lin2",
+    "output_layer_norm",
+    "dropout",
+    "attention_dropout",
+    "activation",
+)
+FAMILIES = {
+    "bert": BERT,
+    "electra": BERT,
+    "roberta": ROBERTA,
+    "xlm-roberta": ROBERTA,
+    "camembert": ROBERTA,
+    "distilbert": DISTILBERT,
+}
+
+
+def fits(network: Any) -> str | None:
+    """Why this network cannot take the packed path; None where it can."""
+    config, encoder = network.config, network.base_model
+    family = FAMILIES.get(config.model_type)
+    if family is None:
+        return f"{config.model_type} models have no packed path yet"
+    if getattr(config, family.activation) != "gelu":
+        return f"its activation is {getattr(config, family.activation)}"
+    if getattr(config, "is_decoder", False):
+        return "it is a decoder"
+    if hasattr(encoder, "embeddings_project"):
+        return "its embeddings are narrower than its layers"
+    widths = {config.hidden_size, encoder.get_submodule(family.layers)[0].get_submodule(family.up).out_features}
+    if any(width % TOKEN_STEP for width in widths) or config.hidden_size // config.num_attention_heads % 16:
+        return "its widths are no multiples of 32, or its heads' none of 16"
+    if len({parameter.requires_grad for parameter in encoder.parameters()}) > 1:
+        return "some of its weights are frozen"
+    return None
+
+
+@dataclass(frozen=True)
+class Matrix:
+    """A weight matrix as the products take it, and where its gradient gathers.
+
+    Attributes:
+        weight: (out, in), in the type that products are computed in.
+        bias: (out,), in that type too.
+        gradient: (out, in) fp32, or None where nothing is learned; and that of the bias.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    gradient: Tensor | None
+    bias_gradient: Tensor | None
+
+    def __getitem__(self, rows: slice) -> "Matrix":
+        """Some of its outputs."""
+        return Matrix(
+            self.weight[rows],
+            self.bias[rows],
+            None if self.gradient is None else self.gradient[rows],
+            None if self.bias_gradient is None else self.bias_gradient[rows],
+        )
+
+
+@dataclass(frozen=True)
+class Vector:
+    """An fp32 vector, table or bias that the kernels read, and its gradient."""
+
+    value: Tensor
+    gradient: Tensor | None
+
+
+@dataclass(frozen=True)
+class Norm:
+    """A LayerNorm, with the bias of the matrix before it, which the same kernel adds."""
+
+    gamma: Vector
+    beta: Vector
+    bias: Vector | None
+    epsilon: float
+
+
+@dataclass(frozen=True)
+class Layer:
+    """The weights of one layer; `qkv` are three matrices in one."""
+
+    qkv: Matrix
+    out: Matrix
+    attention_norm: Norm
+    up: Matrix
+    up_bias: Vector
+    down: Matrix
+    norm: Norm
+
+
+@dataclass(frozen=True)
+class Packed:
+    """A batch without its padding.
+
+    Attributes:
+        ids, positions, types: (tokens,) int32; types may be None.
+        starts: (rows + 1,) int64, where each row begins.
+        longest: tokens of the longest row.
+    """
+
+    ids: Tensor
+    positions: Tensor
+    types: Tensor | None
+    starts: Tensor
+    longest: int
+
+    @property
+    def num_tokens(self) -> int:
+        return len(self.ids)
+
+    @property
+    def num_rows(self) -> int:
+        return len(self.starts) - 1
+
+    @cached_property
+    def row_numbers(self) -> Tensor:
+        """(rows + 1,): `starts` of a batch whose rows have one token each."""
+        return torch.arange(len(self.starts))
+
+
+def pack(input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None, padding_id: int | None) -> Packed:
+    """Real tokens of a padded batch, (rows, length) each, behind one another.
+
+    Args:
+        padding_id: position ids count from it (RoBERTa); None: from 0.
+    """
+    real = attention_mask.bool()
+    lengths = real.sum(1)
+    starts = torch.zeros(len(lengths) + 1, dtype=torch.int64)
+    torch.cumsum(lengths, 0, out=starts[1:])
+    if padding_id is None:
+        positions = real.cumsum(1) - 1
+    else:  # as transformers does: a padding token inside a text has the padding position
+        counted = input_ids.ne(padding_id) & real
+        positions = counted.cumsum(1) * counted + padding_id
+    return Packed(
+        input_ids[real].int(),
+        positions[real].int(),
+        None if token_type_ids is None else token_type_ids[real].int(),
+        starts,
+        int(lengths.max()),
+    )
+
+
+class PackedEncoder:
+    """An encoder's forward and backward over packed rows; the weights stay the network's own.
+
+    Activations that backward needs lie in buffers that are made once and used again by every pass: freshly mapped memory costs
+    a third of the time of the work on it. So one pass is under way at a time, and its backward comes before the next forward.
+    """
+
+    def __init__(
+        self,
+        network: Any,
+        kernels: Kernels,
+        *,
+        dtype: torch.dtype,
+        first_only: bool,
+        master: Callable[[nn.Parameter], Tensor],
+    ) -> None:
+        """
+        Args:
+            dtype: of activations and matrices.
+            first_only: the head reads each row's first token alone, so that the last layer computes no others.
+            master: fp32 values of a parameter: the optimizer's, or a copy.
+        """
+        config, encoder = network.config, network.base_model
+        family = FAMILIES[config.model_type]
+        self.kernels, self.dtype, self.first_only = kernels, dtype, first_only
+        self.heads, self.width = config.num_attention_heads, config.hidden_size
+        self.hidden_dropout = float(getattr(config, family.hidden_dropout))
+        self.attention_dropout = float(getattr(config, family.attention_dropout))
+        embeddings = encoder.embeddings
+        self.tables = {
+            name: vector_of(getattr(embeddings, f"{name}_embeddings").weight, master)
+            for name in ("word", "position", "token_type")
+            if hasattr(embeddings, f"{name}_embeddings")
+        }
+        self.embedding_norm = norm_of(embeddings.LayerNorm, None, master)
+        self.words = embeddings.word_embeddings
+        self.padding_position = embeddings.position_embeddings.padding_idx if family.positions_from_padding else None
+        self.layers = [layer_of(layer, family, dtype, master) for layer in encoder.get_submodule(family.layers)]
+        self.inner = len(self.layers[0].up.weight)
+        self.num_passes = 0
+        self._rooms: dict[str, Tensor] = {}
+        self._shapes: dict[tuple[int, int, bool], tuple[SimpleNamespace, list[SimpleNamespace]]] = {}
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None, *, drops: bool
+    ) -> Tensor:
+        """Hidden states: (rows, 1, width) where only first tokens count, else (rows, length, width), zeros behind the end."""
+        batch = pack(input_ids, attention_mask, token_type_ids, self.padding_position)
+        keys = dropout_keys(1 + 3 * len(self.layers), drops=drops)
+        if torch.is_grad_enabled():
+            anchor = torch.empty(0, requires_grad=True)  # autograd calls backward only where an input asks for it
+            hidden: Tensor = _Pass.apply(anchor, self, batch, keys)  # type: ignore[no-untyped-call]
+        else:
+            hidden = self.run(batch, keys, learns=False)
+        if self.first_only:
+            return hidden[:, None, :]
+        real = attention_mask.bool()
+        padded = torch.zeros(*real.shape, self.width, dtype=hidden.dtype)
+        padded[real] = hidden
+        return padded
+
+    def room(self, name: str, rows: int, columns: int, dtype: torch.dtype | None = None) -> Tensor:
+        """(rows, columns) of memory that keeps its place from pass to pass; what it holds is of an earlier one."""
+        size = rows * columns
+        held = self._rooms.get(name)
+        if held is None or len(held) < size:
+            # Zeros, because the rows behind the last token are multiplied too, by zeros: they may hold anything but NaN.
+            with torch.inference_mode(False):
+                held = self._rooms[name] = torch.zeros(size, dtype=dtype or self.dtype)
+            self._shapes.clear()
+        return held[:size].view(rows, columns)
+
+    def rooms(self, batch: Packed, *, learns: bool) -> tuple[SimpleNamespace, list[SimpleNamespace]]:
+        """The memory of a pass: what all layers share, and what each keeps for backward."""
+        n, rows = rounded(batch.num_tokens), rounded(batch.num_rows)
+        if (n, rows, learns) in self._shapes:
+            return self._shapes[n, rows, learns]
+        d, inner, fp32 = self.width, self.inner, torch.float32
+        shared = SimpleNamespace(
+            residual=[self.room(f"residual {i}", n, d, fp32) for i in range(2)],
+            dense=self.room("dense", n, d),
+        )
+        shared.first = self.room("first", rows, d, fp32)
+        if learns:
+            shared.dresidual = self.room("dresidual", n, d, fp32)
+            shared.ddense_t, shared.dlow = self.room("ddense_t", d, n), self.room("dlow", n, d)
+            shared.dcontext = self.room("dcontext", n, d)
+            shared.dinner, shared.dinner_t = self.room("dinner", n, inner), self.room("dinner_t", inner, n)
+            shared.dqkv, shared.dqkv_t = self.room("dqkv", n, 3 * d), self.room("dqkv_t", 3 * d, n)
+            shared.dweight = self.room("dweight", max(3 * d, inner), d).view(-1)
+            shared.dfirst = self.room("dfirst", rows, d, fp32)
+        kept: list[SimpleNamespace] = []
+        for number in range(len(self.layers)):
+            mine = number if learns else 0  # without a backward all layers use the same memory
+            few = self.first_only and number == len(self.layers) - 1
+            out = rows if few else n
+            low = self.room(f"low {number % 2 if not learns else number}", n, d)
+            layer = SimpleNamespace(n=n, out=out, low=low, qkv=self.room(f"qkv {mine}", n, 3 * d))
+            if few:
+                layer.first_low, layer.q = self.room("first low", rows, d), self.room("first q", rows, d)
+                layer.kv = layer.qkv.view(-1)[: n * 2 * d].view(n, 2 * d)
+            layer.context, layer.y_low = self.room(f"context {mine}", out, d), self.room(f"y {mine}", out, d)
+            layer.slope, layer.inner = self.room(f"slope {mine}", out, inner), self.room(f"inner {mine}", out, inner)
+            if learns:
+                layer.log_sums = self.room(f"log sums {mine}", out, self.heads, fp32)
+                layer.normals = [self.room(f"normal {mine} {i}", out, d) for i in range(2)]
+                layer.rstds = [self.room(f"rstd {mine} {i}", out, 1, fp32) for i in range(2)]
+            else:
+                layer.log_sums, layer.normals, layer.rstds = None, [None, None], [None, None]
+            kept.append(layer)
+        if learns:
+            shared.normal, shared.rstd = self.room("normal", n, d), self.room("rstd", n, 1, fp32)
+        else:
+            shared.normal = shared.rstd = None
+        self._shapes[n, rows, learns] = shared, kept
+        return shared, kept
+
+    # ---- forward ----
+
+    def run(self, batch: Packed, keys: Sequence[int], *, learns: bool) -> Tensor:
+        """Hidden states of every token, (tokens, width), or of each row's first, (rows, width)."""
+        shared, kept = self.rooms(batch, learns=learns)
+        share = self.hidden_dropout if keys[0] else 0.0
+        n, residual = batch.num_tokens, shared.residual[0]
+        norm, tables = self.embedding_norm, self.tables
+        positions, types = tables.get("position"), tables.get("token_type")
+        self.kernels.call(
+            "embed", self.dtype, n, self.width, tables["word"].value, self.word_rows(batch),
+            positions.value if positions else None, batch.positions, types.value if types else None, batch.types,
+            norm.gamma.value, norm.beta.value, norm.epsilon, keys[0], share,
+            residual, kept[0].low, shared.normal, shared.rstd,
+        )  # fmt: skip
+        for number, (layer, rooms) in enumerate(zip(self.layers, kept, strict=True)):
+            following = kept[number + 1].low if number + 1 < len(kept) else None
+            residual = self.run_layer(layer, rooms, shared, batch, residual, following, keys[1 + 3 * number :])
+        out = batch.num_rows if self.first_only else n
+        hidden: Tensor = residual[:out].to(self.dtype, copy=True)
+        return hidden
+
+    def run_layer(
+        self,
+        layer: Layer,
+        rooms: SimpleNamespace,
+        shared: SimpleNamespace,
+        batch: Packed,
+        residual: Tensor,
+        following: Tensor | None,
+        keys: Sequence[int],
+    ) -> Tensor:
+        """One layer; gives the residual stream behind it, and writes its rounded twin to `following`."""
+        d, share = self.width, self.hidden_dropout if keys[0] else 0.0
+        few = rooms.out != rooms.n or hasattr(rooms, "q")
+        qkv = layer.qkv
+        n = batch.num_rows if few else batch.num_tokens
+        if few:
+            torch.addmm(qkv[d:].bias, rooms.low, qkv[d:].weight.t(), out=rooms.kv)
+            first = batch.starts[:-1]
+            torch.index_select(rooms.low, 0, first, out=rooms.first_low[:n])
+            torch.addmm(qkv[:d].bias, rooms.first_low, qkv[:d].weight.t(), out=rooms.q)
+            torch.index_select(residual, 0, first, out=shared.first[:n])
+            residual, other = shared.first, shared.first
+        else:
+            torch.addmm(qkv.bias, rooms.low, qkv.weight.t(), out=rooms.qkv)
+            other = shared.residual[1]
+        attention = self.attention_of(rooms, batch, keys[0])
+        self.kernels.call("attention", self.dtype, *attention, rooms.context, rooms.log_sums)
+        dense = shared.dense.view(-1)[: rooms.out * d].view(rooms.out, d)
+        torch.mm(rooms.context, layer.out.weight.t(), out=dense)
+        self.residual_norm(n, dense, residual, layer.attention_norm, keys[1], share, other, rooms.y_low, rooms, 0)
+        torch.mm(rooms.y_low, layer.up.weight.t(), out=rooms.slope)
+        learns = rooms.log_sums is not None
+        self.kernels.call("gelu", self.dtype, n, self.inner, rooms.slope, layer.up_bias.value, rooms.inner, int(learns))
+        torch.mm(rooms.inner, layer.down.weight.t(), out=dense)
+        back = residual if not few else shared.first
+        self.residual_norm(n, dense, other, layer.norm, keys[2], share, back, following, rooms, 1)
+        return back
+
+    def residual_norm(
+        self,
+        n: int,
+        dense: Tensor,
+        residual: Tensor,
+        norm: Norm,
+        key: int,
+        share: float,
+        out: Tensor,
+        low: Tensor | None,
+        rooms: SimpleNamespace,
+        which: int,
+    ) -> None:
+        """`out` = LayerNorm(residual + dropout(dense + bias)); `low` its rounded twin."""
+        assert norm.bias is not None
+        self.kernels.call(
+            "residual_norm", self.dtype, n, self.width, dense, norm.bias.value, residual, norm.gamma.value, norm.beta.value,
+            norm.epsilon, key, share, out, low, rooms.normals[which], rooms.rstds[which],
+        )  # fmt: skip
+
+    def attention_of(self, rooms: SimpleNamespace, batch: Packed, key: int) -> tuple[Any, ...]:
+        """The first arguments of both attention kernels."""
+        d, starts = self.width, batch.starts
+        share = self.attention_dropout if key else 0.0
+        if hasattr(rooms, "q"):
+            queries, q, k, v, strides = batch.row_numbers, rooms.q, rooms.kv, rooms.kv[:, d:], (d, 2 * d)
+        else:
+            queries, q, k, v, strides = starts, rooms.qkv, rooms.qkv[:, d:], rooms.qkv[:, 2 * d :], (3 * d, 3 * d)
+        scale = (d // self.heads) ** -0.5
+        shape = (batch.num_rows, self.heads, d // self.heads, queries, starts, batch.longest, scale)
+        return *shape, q, strides[0], k, v, strides[1], key, share
+
+    def word_rows(self, batch: Packed) -> Tensor:
+        """Row of each token in the table of words."""
+        row_of = getattr(self.words, "row_of", None)
+        return batch.ids if row_of is None else row_of[batch.ids]
+
+    # ---- backward ----
+
+    def run_backward(self, batch: Packed, keys: Sequence[int], dhidden: Tensor) -> None:
+        """Add the gradients of all weights to theirs, from that of the hidden states."""
+        shared, kept = self.rooms(batch, learns=True)
+        dresidual = shared.dfirst if self.first_only else shared.dresidual
+        dresidual[: len(dhidden)].copy_(dhidden)
+        dlow: Tensor | None = None
+        for number in reversed(range(len(self.layers))):
+            dresidual, dlow = self.layer_backward(
+                self.layers[number], kept[number], shared, batch, dresidual, dlow, keys[1 + 3 * number :]
+            )
+        norm, n, d = self.embedding_norm, batch.num_tokens, self.width
+        share = self.hidden_dropout if keys[0] else 0.0
+        self.kernels.call(
+            "embed_backward", self.dtype, n, d, dresidual, dlow, shared.normal, shared.rstd, norm.gamma.value, keys[0], share,
+            norm.gamma.gradient, norm.beta.gradient,
+        )  # fmt: skip
+        padding = -1 if self.words.padding_idx is None else int(self.words.padding_idx)
+        rows = {"word": self.word_rows(batch), "position": batch.positions, "token_type": batch.types}
+        for name, table in self.tables.items():
+            skipped = {"word": padding, "position": -1 if self.padding_position is None else self.padding_position}
+            self.kernels.call(
+                "scatter_add", torch.float32, n, d, dresidual, rows[name], skipped.get(name, -1), table.gradient
+            )
+
+    def layer_backward(
+        self,
+        layer: Layer,
+        rooms: SimpleNamespace,
+        shared: SimpleNamespace,
+        batch: Packed,
+        dresidual: Tensor,
+        dlow: Tensor | None,
+        keys: Sequence[int],
+    ) -> tuple[Tensor, Tensor]:
+        """Backward of `run_layer`: the gradient of its output comes, and that of its input goes, in two streams."""
+        d, out, call = self.width, rooms.out, self.kernels.call
+        few = hasattr(rooms, "q")
+        n = batch.num_rows if few else batch.num_tokens
+        share = self.hidden_dropout if keys[0] else 0.0
+
+        def cut(room: Tensor, *shape: int) -> Tensor:
+            return room.view(-1)[: shape[0] * shape[1]].view(*shape)
+
+        ddense, ddense_t = cut(shared.dense, out, d), cut(shared.ddense_t, d, out)
+
+        def norm_backward(norm: Norm, key: int, which: int, low: Tensor | None) -> None:
+            assert norm.bias is not None
+            call(
+                "residual_norm_backward", self.dtype, n, out, d, dresidual, low, rooms.normals[which], rooms.rstds[which],
+                norm.gamma.value, key, share, ddense, ddense_t, norm.gamma.gradient, norm.beta.gradient, norm.bias.gradient,
+            )  # fmt: skip
+
+        norm_backward(layer.norm, keys[2], 1, dlow)
+        dinner, dinner_t = cut(shared.dinner, out, self.inner), cut(shared.dinner_t, self.inner, out)
+        torch.mm(ddense, layer.down.weight, out=dinner)
+        self.add_gradient(layer.down, ddense_t, rooms.inner, shared)
+        call("gelu_backward", self.dtype, n, out, self.inner, dinner, rooms.slope, dinner_t, layer.up_bias.gradient)
+        dy = cut(shared.dlow, out, d)
+        torch.mm(dinner, layer.up.weight, out=dy)
+        self.add_gradient(layer.up, dinner_t, rooms.y_low, shared)
+        norm_backward(layer.attention_norm, keys[1], 0, dy)
+        dcontext = cut(shared.dcontext, out, d)
+        torch.mm(ddense, layer.out.weight, out=dcontext)
+        self.add_gradient(layer.out, ddense_t, rooms.context, shared)
+        attention = self.attention_of(rooms, batch, keys[0])
+        if not few:
+            dqkv, dqkv_t = shared.dqkv, shared.dqkv_t
+            call(
+                "attention_backward", self.dtype, *attention, dcontext, rooms.log_sums,
+                dqkv, 3 * d, dqkv[:, d:], dqkv[:, 2 * d :], 3 * d,
+            )  # fmt: skip
+            self.through(layer.qkv, n, rooms.n, dqkv, dqkv_t, rooms.low, shared.dlow, shared)
+            return dresidual, shared.dlow
+        dkv, dkv_t = cut(shared.dqkv, rooms.n, 2 * d), cut(shared.dqkv_t, 2 * d, rooms.n)
+        dq = cut(shared.dense, out, d)
+        call(
+            "attention_backward", self.dtype, *attention, dcontext, rooms.log_sums,
+            dq, d, dkv, dkv[:, d:], 2 * d,
+        )  # fmt: skip
+        self.through(layer.qkv[:d], n, out, dq, ddense_t, rooms.first_low, dcontext, shared)
+        dresidual[:n].add_(dcontext[:n])
+        self.through(layer.qkv[d:], batch.num_tokens, rooms.n, dkv, dkv_t, rooms.low, shared.dlow, shared)
+        shared.dresidual[: batch.num_tokens].zero_()
+        shared.dresidual.index_copy_(0, batch.starts[:-1], dresidual[:n])
+        return shared.dresidual, shared.dlow
+
+    def through(
+        self,
+        matrix: Matrix,
+        n: int,
+        padded: int,
+        dout: Tensor,
+        dout_t: Tensor,
+        x: Tensor,
+        dx: Tensor,
+        shared: SimpleNamespace,
+    ) -> None:
+        """Backward of out = x weight.T + bias: the gradient of x in `dx`; those of weight and bias are added to theirs."""
+        columns = dout.shape[1]
+        self.kernels.call("transpose_and_sum", self.dtype, n, padded, columns, dout, dout_t, matrix.bias_gradient)
+        torch.mm(dout, matrix.weight, out=dx)
+        self.add_gradient(matrix, dout_t, x, shared)
+
+    def add_gradient(self, matrix: Matrix, dout_t: Tensor, x: Tensor, shared: SimpleNamespace) -> None:
+        """Add `dout_t` x, (out, in), to a matrix's gradient. The transposed operand lies ready: oneDNN takes twice as long to
+        read it across."""
+        gradient = matrix.gradient
+        assert gradient is not None
+        if self.dtype == torch.float32:
+            torch.addmm(gradient, dout_t, x, out=gradient)
+            return
+        part = shared.dweight[: gradient.numel()].view(gradient.shape)
+        torch.mm(dout_t, x, out=part)
+        self.kernels.call("gather_gradient", self.dtype, gradient.numel(), part, gradient, 1)
+
+
+class _Pass(torch.autograd.Function):
+    """A pass of a `PackedEncoder` as autograd sees it: hidden states with a backward, and no inputs."""
+
+    @staticmethod
+    def forward(ctx: Any, anchor: Tensor, encoder: PackedEncoder, batch: Packed, keys: Sequence[int]) -> Tensor:
+        encoder.num_passes += 1
+        ctx.told = encoder, batch, keys, encoder.num_passes
+        return encoder.run(batch, keys, learns=True)
+
+    @staticmethod
+    def backward(ctx: Any, dhidden: Tensor) -> tuple[None, ...]:
+        encoder, batch, keys, number = ctx.told
+        if number != encoder.num_passes:
+            raise RuntimeError("backward of a pass whose activations a later forward has replaced")
+        encoder.run_backward(batch, keys, dhidden)
+        return None, None, None, None
+
+
+def rounded(count: int) -> int:
+    """`count` rounded up to a multiple of `TOKEN_STEP`."""
+    return -(-count // TOKEN_STEP) * TOKEN_STEP
+
+
+def dropout_keys(count: int, *, drops: bool) -> list[int]:
+    """Keys of the dropouts of a pass, drawn from torch's generator, which the loop has seeded; zeros where nothing drops."""
+    if not drops:
+        return [0] * count
+    return [int(key) for key in torch.randint(1, 2**63 - 1, (count,))]
+
+
+def vector_of(parameter: nn.Parameter, master: Callable[[nn.Parameter], Tensor]) -> Vector:
+    """A parameter in fp32, and its gradient where it has one."""
+    return Vector(master(parameter), parameter.grad)
+
+
+def norm_of(norm: Any, before: Any, master: Callable[[nn.Parameter], Tensor]) -> Norm:
+    """A LayerNorm with the bias of the linear module before it."""
+    bias = None if before is None else vector_of(before.bias, master)
+    return Norm(vector_of(norm.weight, master), vector_of(norm.bias, master), bias, float(norm.eps))
+
+
+def matrix_of(linears: Sequence[nn.Linear], dtype: torch.dtype) -> Matrix:
+    """One or more linear modules of equal input as one matrix: a view where their weights lie side by side."""
+    weights, biases = [linear.weight for linear in linears], [linear.bias for linear in linears]
+    return Matrix(
+        side_by_side([weight.detach().to(dtype) for weight in weights]),
+        side_by_side([bias.detach().to(dtype) for bias in biases]),
+        None
+        if weights[0].grad is None
+        else side_by_side([weight.grad for weight in weights if weight.grad is not None]),
+        None if biases[0].grad is None else side_by_side([bias.grad for bias in biases if bias.grad is not None]),
+    )
+
+
+def side_by_side(parts: Sequence[Tensor]) -> Tensor:
+    """The parts behind one another along the first dimension, without a copy where they lie so in memory."""
+    first = parts[0]
+    at = first.data_ptr()
+    for part in parts:
+        if part.data_ptr() != at or part.untyped_storage().data_ptr() != first.untyped_storage().data_ptr():
+            return torch.cat(list(parts))
+        at += part.numel() * part.element_size()
+    shape = (sum(len(part) for part in parts), *first.shape[1:])
+    return first.as_strided(shape, first.stride())
+
+
+def layer_of(layer: Any, family: Family, dtype: torch.dtype, master: Callable[[nn.Parameter], Tensor]) -> Layer:
+    """The weights of one layer."""
+    query, key, value, out = (layer.get_submodule(name) for name in family.attention)
+    up, down = layer.get_submodule(family.up), layer.get_submodule(family.down)
+    return Layer(
+        matrix_of([query, key, value], dtype),
+        matrix_of([out], dtype),
+        norm_of(layer.get_submodule(family.attention_norm), out, master),
+        matrix_of([up], dtype),
+        vector_of(up.bias, master),
+        matrix_of([down], dtype),
+        norm_of(layer.get_submodule(family.norm), down, master),
+    )
+
+
+def first_token_only(network: Any) -> bool:
+    """Whether the head reads nothing but each row's first token: so do the classification heads of all families here."""
+    return type(network).__name__.endswith("ForSequenceClassification")
+
+
+def use_packed(
+    network: Any, kernels: Kernels, *, dtype: torch.dtype, master: Callable[[nn.Parameter], Tensor]
+) -> PackedEncoder:
+    """Let the network's encoder compute over packed rows; its head stays transformers' own.
+
+    Args:
+        master: fp32 values of a parameter.
+    """
+    from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+    base = network.base_model
+    encoder = PackedEncoder(network, kernels, dtype=dtype, first_only=first_token_only(network), master=master)
+    pooler = getattr(base, "pooler", None)
+
+    def forward(
+        input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None = None, **unused: Any
+    ) -> BaseModelOutputWithPooling:
+        hidden = encoder.forward(input_ids, attention_mask, token_type_ids, drops=base.training)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=hidden, pooler_output=None if pooler is None else pooler(hidden)
+        )
+
+    base.forward = forward
+    return encoder

@@ -1,0 +1,304 @@
+"""The packed path against transformers' own forward and backward: every family, both precisions; and its dropout."""
+
+import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    BertModel,
+    CamembertConfig,
+    CamembertForSequenceClassification,
+    DebertaV2Config,
+    DebertaV2ForSequenceClassification,
+    DistilBertConfig,
+    DistilBertForSequenceClassification,
+    ElectraConfig,
+    ElectraForSequenceClassification,
+    RobertaConfig,
+    RobertaForSequenceClassification,
+    XLMRobertaConfig,
+    XLMRobertaForSequenceClassification,
+)
+
+from kitune.config import EngineOptions, TrainOptions
+from kitune.model import kernels as kernels_module
+from kitune.model.engine import kernels_for, speed_up
+from kitune.model.kernels import Kernels, kernels
+from kitune.model.packed import fits
+from kitune.training.optimizer import FlatAdamW
+
+CPU = torch.device("cpu")
+SIZES: dict[str, Any] = {
+    "hidden_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "intermediate_size": 128,
+    "vocab_size": 300,
+    "num_labels": 3,
+    "attn_implementation": "eager",
+}
+DISTIL: dict[str, Any] = {
+    "dim": 64, "n_layers": 3, "n_heads": 2, "hidden_dim": 128, "vocab_size": 300, "num_labels": 3,
+    "attn_implementation": "eager",
+}  # fmt: skip
+FAMILIES: dict[str, tuple[Any, Any]] = {
+    "bert": (BertForSequenceClassification, BertConfig(**SIZES)),
+    "bert of one layer": (BertForSequenceClassification, BertConfig(**{**SIZES, "num_hidden_layers": 1})),
+    "bert with heads of 16": (BertForSequenceClassification, BertConfig(**{**SIZES, "num_attention_heads": 4})),
+    "electra": (ElectraForSequenceClassification, ElectraConfig(**SIZES, embedding_size=64)),
+    "roberta": (RobertaForSequenceClassification, RobertaConfig(**SIZES, type_vocab_size=1)),
+    "xlm-roberta": (XLMRobertaForSequenceClassification, XLMRobertaConfig(**SIZES, type_vocab_size=1)),
+    "camembert": (CamembertForSequenceClassification, CamembertConfig(**SIZES, type_vocab_size=1)),
+    "distilbert": (DistilBertForSequenceClassification, DistilBertConfig(**DISTIL)),
+}
+SHAPES = [(5, 45), (7, 130), (3, 3), (1, 64)]  # rows, tokens of the longest
+
+
+def need_kernels() -> Kernels:
+    found = kernels()
+    if found is None:
+        pytest.skip("no C++ compiler here")
+    found.threads = 1
+    return found
+
+
+def network_of(family: str) -> Any:
+    """A random network whose answers and gradients are large enough to compare, dropout off."""
+    torch.manual_seed(0)
+    kind, config = FAMILIES[family]
+    network = kind(copy.deepcopy(config)).eval()
+    for name, parameter in network.named_parameters():
+        if parameter.ndim > 1:
+            parameter.data.mul_(3)
+        elif "norm" not in name.lower():
+            parameter.data.normal_(0, 0.1)
+    return network
+
+
+def batch_of(network: Any, rows: int, length: int) -> dict[str, Tensor]:
+    """Rows of different lengths with padding behind them."""
+    generator = torch.Generator().manual_seed(rows)
+    lengths = torch.randint(2, length + 1, (rows,), generator=generator)
+    lengths[-1] = length
+    real = torch.arange(length) < lengths[:, None]
+    ids = torch.where(real, torch.randint(5, 300, (rows, length), generator=generator), network.config.pad_token_id)
+    batch = {"input_ids": ids, "attention_mask": real.long()}
+    if getattr(network.config, "type_vocab_size", 1) > 1:
+        batch["token_type_ids"] = (torch.arange(length) >= lengths[:, None] // 2).long() * real
+    return batch
+
+
+def packed(network: Any, dtype: torch.dtype) -> Any:
+    """A copy of `network` on the packed path, with gradients in an optimizer's buffer."""
+    fast = copy.deepcopy(network)
+    optimizer = FlatAdamW(fast, TrainOptions(), dtype=dtype, device=CPU)
+    assert speed_up(fast, EngineOptions(), kernels=need_kernels(), dtype=dtype, master=optimizer.master_of) is None
+    return fast
+
+
+def gradients(network: Any, batch: Mapping[str, Tensor], *, autocast: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
+    """Logits, and the gradient of every parameter."""
+    for parameter in network.parameters():
+        if parameter.grad is not None:
+            parameter.grad.zero_()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        logits = network(**batch).logits
+    torch.autograd.backward(F.cross_entropy(logits.float(), torch.arange(len(logits)) % 3))
+    return logits.detach().float(), {name: p.grad.float().clone() for name, p in network.named_parameters()}
+
+
+def distance(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> float:
+    return float(sum((one[name] - other[name]).double().square().sum() for name in one) ** 0.5)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_in_fp32_it_is_the_same_function(family: str, shape: tuple[int, int]) -> None:
+    network = network_of(family)
+    batch = batch_of(network, *shape)
+    logits, theirs = gradients(network, batch)
+    fast_logits, ours = gradients(packed(network, torch.float32), batch)
+    torch.testing.assert_close(fast_logits, logits, rtol=1e-5, atol=1e-6)
+    norm = sum(float(gradient.double().square().sum()) for gradient in theirs.values()) ** 0.5
+    assert distance(ours, theirs) < 1e-5 * norm
+    for name, gradient in theirs.items():
+        floor = max(float(gradient.norm()), 1e-4 * norm)  # the true gradient of key.bias is zero
+        assert float((ours[name] - gradient).norm()) < 1e-5 * floor, name
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert"])
+def test_in_bf16_it_is_as_near_to_fp32_as_autocast_is(family: str) -> None:
+    network = network_of(family)
+    ours = theirs = logits_ours = logits_theirs = 0.0
+    for shape in SHAPES:
+        batch = batch_of(network, *shape)
+        exact_logits, exact = gradients(network, batch)
+        fast_logits, fast = gradients(packed(network, torch.bfloat16), batch)
+        cast_logits, cast = gradients(network, batch, autocast=True)
+        norm = sum(float(gradient.double().square().sum()) for gradient in exact.values()) ** 0.5
+        ours, theirs = ours + distance(fast, exact) / norm, theirs + distance(cast, exact) / norm
+        logits_ours += float((fast_logits - exact_logits).norm())
+        logits_theirs += float((cast_logits - exact_logits).norm())
+    assert ours < 1.5 * theirs
+    assert logits_ours < 1.5 * logits_theirs
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_threads_and_gradients_asked_for_or_not_change_nothing(dtype: torch.dtype) -> None:
+    fast = packed(network_of("bert"), dtype)
+    batch = batch_of(fast, 7, 130)
+    with_gradients = fast(**batch).logits
+    with torch.inference_mode():
+        without = fast(**batch).logits
+    torch.testing.assert_close(without, with_gradients, rtol=0, atol=0)
+
+
+def test_an_encoder_alone_gives_every_token_and_zeros_behind_the_end() -> None:
+    need_kernels()
+    torch.manual_seed(0)
+    network = BertModel(BertConfig(**SIZES)).eval()
+    batch = batch_of(network, 5, 45)
+    expected = network(**batch)
+    real = batch["attention_mask"].bool()
+    fast = packed(network, torch.float32)
+    found = fast(**batch)
+    torch.testing.assert_close(found.last_hidden_state[real], expected.last_hidden_state[real], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found.pooler_output, expected.pooler_output, rtol=1e-5, atol=1e-5)
+    assert not found.last_hidden_state[~real].any()
+
+
+def test_a_backward_after_a_later_forward_is_refused() -> None:
+    fast = packed(network_of("bert"), torch.float32)
+    batch = batch_of(fast, 3, 3)
+    first = fast(**batch).logits.sum()
+    fast(**batch)
+    with pytest.raises(RuntimeError, match="a later forward has replaced"):
+        first.backward()
+
+
+# Dropout
+
+
+def mask_of(key: int, share: float, *, rows: int = 400, width: int = 384) -> Tensor:
+    """Which numbers a kernel keeps: through LayerNorm the kept ones of equal numbers come out positive."""
+    ones, zeros = torch.ones(rows, width), torch.zeros(rows, width)
+    out = torch.empty(rows, width)
+    need_kernels().call(
+        "residual_norm", torch.float32, rows, width, ones, zeros[0].clone(), zeros, ones[0].clone(), zeros[0].clone(),
+        1e-12, key, share, out, None, None, None,
+    )  # fmt: skip
+    return out > 0
+
+
+def test_dropout_keeps_the_right_share_of_everything() -> None:
+    for share in (0.1, 0.5):
+        kept = mask_of(12345678901234, share).float()
+        error = (share * (1 - share) / kept.numel()) ** 0.5
+        assert float(kept.mean()) == pytest.approx(1 - share, abs=4 * error)
+        columns, rows = kept.mean(0), kept.mean(1)
+        assert float(columns.std()) == pytest.approx((share * (1 - share) / len(kept)) ** 0.5, rel=0.15)
+        assert float(rows.std()) == pytest.approx((share * (1 - share) / kept.shape[1]) ** 0.5, rel=0.15)
+
+
+def test_masks_of_neighbouring_keys_places_and_lags_are_not_correlated() -> None:
+    torch.manual_seed(1)
+    keys = [1, 2, 3, 1 << 32, (1 << 32) + 1, *torch.randint(1, 2**63 - 1, (8,)).tolist()]
+    masks = torch.stack([mask_of(key, 0.1).float().flatten() for key in keys])
+    bound = 5 / masks.shape[1] ** 0.5
+    between = torch.corrcoef(masks) - torch.eye(len(keys))
+    assert float(between.abs().max()) < bound
+    for lag in (1, 16, 384, 385):
+        assert abs(float(torch.corrcoef(torch.stack([masks[5, lag:], masks[5, :-lag]]))[0, 1])) < bound
+        assert abs(float(torch.corrcoef(torch.stack([masks[5, lag:], masks[6, :-lag]]))[0, 1])) < bound
+
+
+def test_every_dropout_of_every_pass_has_masks_of_its_own() -> None:
+    network = network_of("bert").train()
+    fast = packed(network, torch.float32)
+    batch = batch_of(fast, 5, 45)
+
+    def answer(seed: int) -> Tensor:
+        torch.manual_seed(seed)
+        logits: Tensor = fast(**batch).logits.detach()
+        return logits
+
+    assert torch.equal(answer(1), answer(1))
+    assert not torch.equal(answer(1), answer(2))
+    many = torch.stack([answer(seed) for seed in range(400)])
+    theirs = []
+    for seed in range(400):
+        torch.manual_seed(seed)
+        theirs.append(network(**batch).logits.detach())
+    reference = torch.stack(theirs)
+    spread = reference.std(0) / 400**0.5
+    assert float(((many.mean(0) - reference.mean(0)) / spread).abs().max()) < 5
+    assert float((many.std(0) / reference.std(0)).mean()) == pytest.approx(1, abs=0.1)
+
+
+# AdamW
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_kernel_makes_the_updates_of_torchs_adamw(dtype: torch.dtype) -> None:
+    options = TrainOptions(weight_decay=0.1)
+    network = network_of("bert")
+    ours, theirs = copy.deepcopy(network), copy.deepcopy(network)
+    fast = FlatAdamW(ours, options, dtype=dtype, device=CPU, kernels=need_kernels())
+    plain = FlatAdamW(theirs, options, dtype=dtype, device=CPU)
+    for step in range(20):
+        noise = torch.randn(len(fast.gradient), generator=torch.Generator().manual_seed(step))
+        fast.gradient.copy_(noise)
+        plain.gradient.copy_(noise)
+        assert fast.gradient_norm() == pytest.approx(plain.gradient_norm(), rel=1e-5)
+        fast.step(1e-3, scale=0.25)
+        plain.step(1e-3, scale=0.25)
+    assert fast.step_count == plain.step_count == 20
+    torch.testing.assert_close(fast.master, plain.master, rtol=2e-6, atol=2e-7)
+    assert torch.equal(fast.working, fast.master.to(dtype))
+
+
+# Where it does not apply
+
+
+def test_what_does_not_fit_goes_the_plain_way_and_says_why() -> None:
+    deberta = DebertaV2ForSequenceClassification(DebertaV2Config(**{**SIZES, "attn_implementation": None}))
+    relu = BertForSequenceClassification(BertConfig(**SIZES, hidden_act="relu"))
+    odd = BertForSequenceClassification(BertConfig(**{**SIZES, "hidden_size": 48}))
+    frozen = network_of("bert")
+    frozen.bert.encoder.layer[0].requires_grad_(False)
+    assert fits(deberta) == "deberta-v2 models have no packed path yet"
+    assert fits(relu) == "its activation is relu"
+    assert "multiples of 32" in str(fits(odd))
+    assert fits(frozen) == "some of its weights are frozen"
+    told = speed_up(deberta, EngineOptions(), kernels=need_kernels(), dtype=torch.float32, master=lambda p: p.data)
+    assert told == "the slower plain path is taken: deberta-v2 models have no packed path yet"
+
+
+def test_plain_switches_it_off_without_a_word() -> None:
+    network = network_of("bert")
+    options = EngineOptions(plain=True)
+    assert kernels_for(options, dtype=torch.float32, device=CPU, threads=1) is None
+    assert speed_up(network, options, kernels=need_kernels(), dtype=torch.float32, master=lambda p: p.data) is None
+    assert "forward" not in vars(network.base_model)
+
+
+def test_without_a_compiler_the_plain_way_is_taken_and_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CXX", raising=False)
+    assert kernels_module.kernels.__wrapped__() is None
+    said = speed_up(network_of("bert"), EngineOptions(), kernels=None, dtype=torch.float32, master=lambda p: p.data)
+    assert said == "no C++ compiler (g++ or clang++) was found, so the slower plain path is taken"
+
+
+def test_a_compiler_that_fails_leaves_the_plain_way(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("CXX", "false")
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    assert kernels_module.kernels.__wrapped__() is None
+    assert not list((tmp_path / "kitune" / "kernels").iterdir())
