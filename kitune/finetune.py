@@ -21,6 +21,7 @@ from kitune.evaluate.score import Predictions, outputs, plan_prediction, score, 
 from kitune.metrics import Metrics, table_line
 from kitune.model.encoder import Pretrained, load_pretrained, model_folder
 from kitune.model.engine import kernels_for, speed_up
+from kitune.model.vocabulary import rows_in_use, use_rows
 from kitune.predict import Model, load, write_predictions
 from kitune.resume import (
     not_finite,
@@ -160,7 +161,7 @@ def finetune(options: RunOptions, sources: Mapping[str, Source], out: str | Path
         )
         + f" a step, {numbered(int(train_options.epochs), 'epoch')}, patience {train_options.patience}"
     )
-    training = training_for(parts, pretrained, encoded["train"], resolved, machine)
+    training = training_for(parts, pretrained, encoded, resolved, machine)
     machine.meet()
     if machine.is_first:
         record = {**facts(machine), "model": began, "data": parts.fingerprints(), "resumed": []}
@@ -187,7 +188,7 @@ def go_on(folder: Path, changes: Mapping[str, Any], sources: Mapping[str, Source
     pretrained = network_for(parts)
     refuse_changed_model(folder, record, pretrained)
     encoded = encode_parts(parts, pretrained, options, machine)
-    training = training_for(parts, pretrained, encoded["train"], options, machine)
+    training = training_for(parts, pretrained, encoded, options, machine)
     return learn(folder, parts, training, pretrained.tokenizer, encoded, options, record=record)
 
 
@@ -266,10 +267,10 @@ def encode_parts(parts: Parts, pretrained: Pretrained, options: RunOptions, mach
 
 
 def training_for(
-    parts: Parts, pretrained: Pretrained, train: Encoded, options: RunOptions, machine: Machine
+    parts: Parts, pretrained: Pretrained, encoded: Mapping[str, Encoded], options: RunOptions, machine: Machine
 ) -> Training:
     """All that does not change while the network learns; refuses settings that do not fit before anything is written."""
-    network, tokenizer = pretrained.network, pretrained.tokenizer
+    network, tokenizer, train = pretrained.network, pretrained.tokenizer, encoded["train"]
     if options.engine.gradient_checkpointing:
         network.activation_checkpointing_enable()
     loss, of_classes = TASKS[parts.task].loss, None
@@ -278,6 +279,8 @@ def training_for(
         weights = class_weights(options.train.class_weights, train.labels.astype(np.int64), parts.names)
         of_classes = None if weights is None else torch.tensor(weights, device=machine.device)
         loss = partial(loss, class_weights=of_classes, label_smoothing=options.train.label_smoothing)
+    if not options.engine.plain:
+        use_rows(network, [np.asarray(tokenizer.all_special_ids), *(part.input_ids for part in encoded.values())])
     dtype = DTYPES[machine.precision]
     fast = kernels_for(options.engine, dtype=dtype, device=machine.device, threads=machine.threads)
     optimizer = FlatAdamW(network, options.train, dtype=dtype, device=machine.device, kernels=fast)
@@ -390,7 +393,7 @@ def finish(
     machine = training.machine
     machine.meet()  # best/ is on the disk
     facts = read_metrics(folder / "best")
-    training.optimizer.load_weights(best_weights(folder))
+    training.optimizer.load_weights(rows_in_use(training.network, best_weights(folder)))
     threshold = float(facts.get("threshold", 0.5))
     metrics: dict[str, Metrics] = {}
     # What is read here is what predict will say: in fp32, whatever the network learned in.

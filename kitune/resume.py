@@ -99,7 +99,7 @@ def restored(folder: Path, training: Training) -> State:
             )
         machine.say(f"{folder} has no checkpoint yet: it begins at step 0")
         return fresh
-    state = restore(found.folder, training.optimizer)
+    state = restore(found.folder, training.network, training.optimizer)
     planned, epochs = state.planned_epochs, training.epochs
     total = epochs.total_steps
     if state.step > total:

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 import kitune
@@ -22,6 +22,7 @@ from kitune.config import RunOptions, dump_yaml
 from kitune.errors import UserError, command
 from kitune.metrics import Metrics
 from kitune.model.encoder import save_pretrained
+from kitune.model.vocabulary import rows_in_use, tables_in_use
 from kitune.training.checkpoint import (
     checkpoint_folder,
     drop_old,
@@ -34,6 +35,7 @@ from kitune.training.checkpoint import (
 from kitune.training.devices import Machine
 from kitune.training.loop import State
 from kitune.training.optimizer import FlatAdamW
+from kitune.training.weights import Piecewise, whole, write_weights
 
 try:
     import fcntl
@@ -229,10 +231,11 @@ def damaged(path: Path) -> UserError:
     )
 
 
-def restore(checkpoint: Path, optimizer: FlatAdamW) -> State:
+def restore(checkpoint: Path, network: Any, optimizer: FlatAdamW) -> State:
     """Take over weights, moments and state of a checkpoint that its manifest has proved whole."""
     saved = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
-    optimizer.restore(load_file(checkpoint / WEIGHTS), load_file(checkpoint / MOMENTS), saved["step_count"])
+    weights = rows_in_use(network, load_file(checkpoint / WEIGHTS))
+    optimizer.restore(weights, load_file(checkpoint / MOMENTS), saved["step_count"])
     return State(**saved["state"])
 
 
@@ -253,14 +256,14 @@ class Keeper:
         """
         checkpoints = self.folder / "checkpoints"
         elements = self.optimizer.master.numel()
+        unlisted = sum(table.original.numel() for table in tables_in_use(self.network).values())
         try:
-            require_space(self.folder, 4 * elements * 3 + 2**20)
+            require_space(self.folder, 4 * (elements * 3 + unlisted) + 2**20)
 
             def write(staging: Path) -> None:
-                save_file(self.weights(), staging / WEIGHTS, {"format": "pt"})
-                (staging / WEIGHTS).chmod(0o644)  # safetensors makes it the owner's alone
+                write_weights(staging / WEIGHTS, self.weights(state.unused_decay))
                 exp_avg, exp_avg_sq = self.optimizer.moments
-                save_file({"exp_avg": exp_avg.cpu(), "exp_avg_sq": exp_avg_sq.cpu()}, staging / MOMENTS)
+                write_weights(staging / MOMENTS, {"exp_avg": whole(exp_avg), "exp_avg_sq": whole(exp_avg_sq)})
                 saved = {"state": state.as_json(), "step_count": self.optimizer.step_count}
                 (staging / STATE).write_text(json.dumps(saved), encoding="utf-8")
                 if best is not None:
@@ -274,12 +277,13 @@ class Keeper:
             sweep(self.folder)
             raise no_room(self.folder, error.strerror or str(error)) from None
 
-    def weights(self) -> dict[str, Tensor]:
-        """Every tensor of the network's state by name: trained ones as fp32 master weights."""
-        state = {name: tensor.detach() for name, tensor in self.network.state_dict().items()}
-        state |= dict(self.optimizer.weights())
-        # Copies: safetensors refuses tensors that lie in one storage, as the flat buffer's do.
-        return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in state.items()}
+    def weights(self, unused_decay: float) -> dict[str, Piecewise]:
+        """Every tensor of the network's state by name: trained ones as fp32 master weights, tables with all their rows."""
+        state: dict[str, Tensor] = dict(self.network.state_dict()) | dict(self.optimizer.weights())
+        pieces = {name: whole(tensor) for name, tensor in state.items()}
+        for name, table in tables_in_use(self.network).items():
+            pieces[name] = Piecewise(table.original.shape, torch.float32, table.whole(state[name], unused_decay))
+        return pieces
 
     def write_model(self, name: str, weights: Path, metrics: Mapping[str, Any]) -> None:
         """Swap in best/ or last/: a folder that from_pretrained loads, with run.yaml and metrics.json beside."""

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from kitune.model.kernels import Kernels
+from kitune.model.vocabulary import RowsInUse
 
 # Tokens of a forward pass are rounded up to a multiple of this: few distinct shapes, for each costs oneDNN a set-up.
 TOKEN_STEP = 32
@@ -413,8 +414,10 @@ class PackedEncoder:
 
     def word_rows(self, batch: Packed) -> Tensor:
         """Row of each token in the table of words."""
-        row_of = getattr(self.words, "row_of", None)
-        return batch.ids if row_of is None else row_of[batch.ids]
+        rows: Tensor = self.words.row_of[batch.ids].int() if isinstance(self.words, RowsInUse) else batch.ids
+        if int(rows.min()) < 0 or int(rows.max()) >= len(self.words.weight):
+            raise IndexError("a token id has no row among the word embeddings")
+        return rows
 
     # ---- backward ----
 

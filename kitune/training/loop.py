@@ -42,6 +42,7 @@ class State:
         stopped: patience has ended the training.
         decay_from, peak: step at which the present schedule began, and its peak rate.
         planned_epochs: how many the training was to have when the state was noted.
+        unused_decay: what weight decay has left of the embeddings of tokens that the data does not have.
         loss_scale, good_updates: fp16's.
     """
 
@@ -56,6 +57,7 @@ class State:
     waiting: int = 0
     stopped: bool = False
     decay_from: int = 0
+    unused_decay: float = 1.0
     loss_scale: float = FIRST_SCALE
     good_updates: int = 0
 
@@ -231,6 +233,7 @@ def update(training: Training, state: State, rows: Rows, *, asked_to_end: bool =
         if options.clip is not None and gradient_norm > options.clip:
             scale *= options.clip / (gradient_norm + 1e-6)
         optimizer.step(rate, scale=scale)
+        state.unused_decay *= 1.0 - rate * options.weight_decay
     state.step += 1
     state.loss_sum += loss_sum
     state.loss_rows += denominator
