@@ -284,7 +284,7 @@ def training_for(
     dtype = DTYPES[machine.precision]
     fast = kernels_for(options.engine, dtype=dtype, device=machine.device, threads=machine.threads)
     optimizer = FlatAdamW(network, options.train, dtype=dtype, device=machine.device, kernels=fast)
-    slow = speed_up(network, options.engine, kernels=fast, dtype=dtype, master=optimizer.master_of)
+    slow = speed_up(network, options.engine, kernels=fast, dtype=dtype, store=optimizer)
     if slow is not None:
         machine.say(slow)
     training = Training(

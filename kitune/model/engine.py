@@ -1,14 +1,12 @@
 """Which fast pieces a network gets: the one place where they are chosen, and where it is said why not."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from kitune.config import EngineOptions
 from kitune.model.kernels import SUFFIX, Kernels, kernels
-from kitune.model.packed import fits, use_packed
+from kitune.model.packed import Store, fits, use_packed
 
 
 def kernels_for(options: EngineOptions, *, dtype: torch.dtype, device: torch.device, threads: int) -> Kernels | None:
@@ -27,14 +25,14 @@ def speed_up(
     *,
     kernels: Kernels | None,
     dtype: torch.dtype,
-    master: Callable[[nn.Parameter], Tensor],
+    store: Store,
 ) -> str | None:
     """Let the network take the packed path where it can; the reason where it cannot, unless that was asked for.
 
     Args:
         kernels: as `kernels_for` gave them.
         dtype: of activations and matrices.
-        master: fp32 values of a parameter.
+        store: where the weights and their gradients lie.
     """
     if options.plain:
         return None
@@ -44,5 +42,5 @@ def speed_up(
     reason = "engine.gradient_checkpointing was asked for" if options.gradient_checkpointing else fits(network)
     if reason is not None:
         return f"the slower plain path is taken: {reason}"
-    use_packed(network, kernels, dtype=dtype, master=master)
+    use_packed(network, kernels, dtype=dtype, store=store)
     return None

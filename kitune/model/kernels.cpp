@@ -3,7 +3,7 @@
 //
 // Rows are packed: `n` real tokens behind one another, no padding between them. T is the type that activations have in memory,
 // float or bf16; all arithmetic is fp32, and so are the residual stream, biases, norms and gradients of parameters.
-// Every width is a multiple of 16. Work is cut into parts by thread number alone, so that the same call gives the same bits.
+// Every width is a multiple of 32, a head's of 16. Work is cut into parts by thread number alone, so that the same call gives the same bits.
 
 #include <cmath>
 #include <cstdint>
@@ -73,6 +73,9 @@ inline float sum(F v) {
 }
 inline F larger(F a, F b) { return a > b ? a : b; }
 inline float largest(F v) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_max_ps((__m512)v);
+#endif
     float m = v[0];
     for (int i = 1; i < W; i++) m = v[i] > m ? v[i] : m;
     return m;
@@ -83,6 +86,15 @@ inline F square_root(F v) {
 #else
     for (int i = 0; i < W; i++) v[i] = std::sqrt(v[i]);
     return v;
+#endif
+}
+
+inline F inverse(F v) {
+#if defined(__AVX512F__)
+    F x = (F)_mm512_rcp14_ps((__m512)v); // 14 bits, doubled by a step of Newton's: a third of the time of a division
+    return x * (2.0f - v * x);
+#else
+    return 1.0f / v;
 #endif
 }
 
@@ -137,9 +149,9 @@ template <class T> inline void transpose_block(const T *from, long from_stride, 
 // ---- dropout without a state: each number follows from a key and its place ----
 
 struct Dropout {
-    uint32_t key_a, key_b, threshold;
+    uint32_t key_a, key_b, threshold; // threshold: the share dropped, in 1/65536
     float scale;
-    Dropout(uint64_t key, float share) : threshold((uint32_t)((double)share * 4294967296.0)), scale(1.0f / (1.0f - share)) {
+    Dropout(uint64_t key, float share) : threshold((uint32_t)std::lround(share * 65536.0f)), scale(1.0f / (1.0f - threshold / 65536.0f)) {
         key += 0x9E3779B97F4A7C15u; // SplitMix64, so that neighbouring keys become distant ones
         key = (key ^ (key >> 30)) * 0xBF58476D1CE4E5B9u;
         key = (key ^ (key >> 27)) * 0x94D049BB133111EBu;
@@ -147,18 +159,27 @@ struct Dropout {
         key_a = (uint32_t)key;
         key_b = (uint32_t)(key >> 32);
     }
-    // Factors of 16 neighbours from place `at` on: 0 or 1 / (1 - share). Mixing as MurmurHash3 does at its end, with a second
-    // key between the rounds, so that the streams of two keys are no shifted copies of each other.
-    inline F factors(uint32_t at) const {
+    // Factors of 32 neighbours from place `at` on: 0 or 1 / (1 - share). Mixing as MurmurHash3 does at its end, with a second
+    // key between the rounds, so that the streams of two keys are no shifted copies of each other; each half of a number
+    // decides about one place.
+    inline void factors(uint32_t at, F &first, F &second) const {
         const U lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-        U x = (lane + at) * 0x9E3779B1u + key_a;
+        U x = (lane + at / 2) * 0x9E3779B1u + key_a;
         x ^= x >> 15;
         x *= 0x85EBCA6Bu;
         x ^= key_b;
         x ^= x >> 13;
         x *= 0xC2B2AE35u;
         x ^= x >> 16;
-        return x >= threshold ? all(scale) : F{};
+        first = (x & 0xffffu) >= threshold ? all(scale) : F{};
+        second = (x >> 16) >= threshold ? all(scale) : F{};
+    }
+    inline void apply(uint32_t at, F &first, F &second) const {
+        if (!threshold) return;
+        F a, b;
+        factors(at, a, b);
+        first *= a;
+        second *= b;
     }
     explicit operator bool() const { return threshold != 0; }
 };
@@ -230,10 +251,11 @@ void residual_norm(long n, long d, const T *dense, const float *bias, const floa
     shared_out(n, 1, threads, [&](long begin, long end, int) {
         float *h = (float *)scratch(d * 4);
         for (long t = begin; t < end; t++) {
-            for (long c = 0; c < d; c += W) {
-                F x = load(dense + t * d + c) + load(bias + c);
-                if (dropout) x *= dropout.factors((uint32_t)(t * d + c));
+            for (long c = 0; c < d; c += 2 * W) {
+                F x = load(dense + t * d + c) + load(bias + c), y = load(dense + t * d + c + W) + load(bias + c + W);
+                dropout.apply((uint32_t)(t * d + c), x, y);
                 store(h + c, x + load(residual + t * d + c));
+                store(h + c + W, y + load(residual + t * d + c + W));
             }
             normalize(h, d, gamma, beta, epsilon, normal ? normal + t * d : nullptr, rstd ? rstd + t : nullptr, [&](long c, F y) {
                 store(out + t * d + c, y);
@@ -277,11 +299,13 @@ void residual_norm_backward(long n, long n_padded, long d, float *dy, const T *d
                 if (dy_low)
                     for (long c = 0; c < d; c += W) store(g + c, load(g + c) + load(dy_low + t * d + c));
                 normalize_backward(g, d, normal + t * d, rstd[t], gamma, of_gamma, of_beta);
-                for (long c = 0; c < d; c += W) {
-                    F x = load(g + c);
-                    if (dropout) x *= dropout.factors((uint32_t)(t * d + c));
+                for (long c = 0; c < d; c += 2 * W) {
+                    F x = load(g + c), y = load(g + c + W);
+                    dropout.apply((uint32_t)(t * d + c), x, y);
                     store(ddense + t * d + c, x);
+                    store(ddense + t * d + c + W, y);
                     store(of_bias + c, load(of_bias + c) + x);
+                    store(of_bias + c + W, load(of_bias + c + W) + y);
                 }
             }
             for (long c = 0; c < d; c += W)
@@ -309,11 +333,15 @@ void embed(long n, long d, const float *words, const int32_t *word, const float 
                 if (positions) x += load(positions + (long)position[t] * d + c);
                 store(h + c, x);
             }
-            normalize(h, d, gamma, beta, epsilon, normal ? normal + t * d : nullptr, rstd ? rstd + t : nullptr, [&](long c, F y) {
-                if (dropout) y *= dropout.factors((uint32_t)(t * d + c));
-                store(out + t * d + c, y);
-                if (out_low) store(out_low + t * d + c, y);
-            });
+            normalize(h, d, gamma, beta, epsilon, normal ? normal + t * d : nullptr, rstd ? rstd + t : nullptr,
+                      [&](long c, F y) { store(h + c, y); });
+            for (long c = 0; c < d; c += 2 * W) {
+                F x = load(h + c), y = load(h + c + W);
+                dropout.apply((uint32_t)(t * d + c), x, y);
+                store(out + t * d + c, x);
+                store(out + t * d + c + W, y);
+                if (out_low) store(out_low + t * d + c, x), store(out_low + t * d + c + W, y);
+            }
         }
     });
 }
@@ -326,11 +354,12 @@ void embed_backward(long n, long d, float *dy, const T *dy_low, const T *normal,
     shared_out(n, 1, threads, [&](long begin, long end, int thread) {
         for (long t = begin; t < end; t++) {
             float *g = dy + t * d;
-            for (long c = 0; c < d; c += W) {
-                F x = load(g + c);
-                if (dy_low) x += load(dy_low + t * d + c);
-                if (dropout) x *= dropout.factors((uint32_t)(t * d + c));
+            for (long c = 0; c < d; c += 2 * W) {
+                F x = load(g + c), y = load(g + c + W);
+                if (dy_low) x += load(dy_low + t * d + c), y += load(dy_low + t * d + c + W);
+                dropout.apply((uint32_t)(t * d + c), x, y);
                 store(g + c, x);
+                store(g + c + W, y);
             }
             normalize_backward(g, d, normal + t * d, rstd[t], gamma, sums.of(thread), sums.of(thread) + d);
         }
@@ -361,7 +390,7 @@ template <class T> void gelu(long n, long d, T *x, const float *bias, T *out, in
                 F u = load(x + t * d + c) + load(bias + c);
                 F size = u < 0.0f ? -u : u;
                 F e = exponential(u * u * -0.5f);
-                F k = 1.0f / (1.0f + size * (0.3275911f * 0.70710678118654752f));
+                F k = inverse(1.0f + size * (0.3275911f * 0.70710678118654752f));
                 F tail = ((((1.061405429f * k - 1.453152027f) * k + 1.421413741f) * k - 0.284496736f) * k + 0.254829592f) * k;
                 tail *= e * 0.5f;
                 F share = u < 0.0f ? tail : 1.0f - tail;
@@ -600,13 +629,14 @@ void attention(Shape shape, const T *q, long q_stride, const T *k, const T *v, l
                         total += e;
                         store(row + j, e);
                     }
-                    const float whole = sum(total), inverse = 1.0f / whole;
+                    const float whole = sum(total), one_over = 1.0f / whole;
                     if (log_sums) log_sums[(q0 + block + r) * shape.heads + h] = most_of_row + std::log(whole);
                     const uint32_t place = shape.place(q0 + block + r, h);
-                    for (long j = 0; j < columns; j += W) {
-                        F p = load(row + j) * inverse;
-                        if (dropout) p *= dropout.factors(place + (uint32_t)j);
+                    for (long j = 0; j < columns; j += 2 * W) {
+                        F p = load(row + j) * one_over, p2 = load(row + j + W) * one_over;
+                        dropout.apply(place + (uint32_t)j, p, p2);
                         store(shares + r * columns + j, p);
+                        store(shares + r * columns + j + W, p2);
                     }
                 }
                 memset((void *)(shares + left * columns), 0, (W - left) * columns * sizeof(T));
@@ -660,25 +690,26 @@ void attention_backward(Shape shape, const T *q, long q_stride, const T *k, cons
                     const float log_sum = log_sums[token * shape.heads + h];
                     const uint32_t place = shape.place(token, h);
                     float *row = scores + r * columns, *drow = dshares + r * columns;
-                    F along = {}; // from the same numbers as the scores' gradients, which so add up to zero
-                    for (long j = 0; j < columns; j += W) {
-                        F p = exponential(load(row + j) * shape.scale - log_sum);
-                        if (j + W > n) { // columns behind the end of the sequence
-                            const I lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-                            p = lane < (int32_t)(n - j) ? p : F{};
+                    F along = {}, total = {}; // of the same numbers as the scores' gradients, which so add up to zero
+                    for (long j = 0; j < columns; j += 2 * W) {
+                        F kept[2] = {all(1.0f), all(1.0f)};
+                        if (dropout) dropout.factors(place + (uint32_t)j, kept[0], kept[1]);
+                        for (int half = 0; half < 2; half++) {
+                            const long at = j + half * W;
+                            F p = exponential(load(row + at) * shape.scale - log_sum);
+                            if (at + W > n) { // columns behind the end of the sequence
+                                const I lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+                                p = lane < (int32_t)(n - at) ? p : F{};
+                            }
+                            F dp = load(drow + at) * kept[half];
+                            store(shares + r * columns + at, p * kept[half]);
+                            along += p * dp;
+                            total += p;
+                            store(row + at, p);
+                            store(drow + at, dp);
                         }
-                        F dp = load(drow + j);
-                        if (dropout) {
-                            F kept = dropout.factors(place + (uint32_t)j);
-                            dp *= kept;
-                            store(shares + r * columns + j, p * kept);
-                        } else
-                            store(shares + r * columns + j, p);
-                        along += p * dp;
-                        store(row + j, p);
-                        store(drow + j, dp);
                     }
-                    const float whole = sum(along);
+                    const float whole = sum(along) / sum(total);
                     for (long j = 0; j < columns; j += W)
                         store(dscores + r * columns + j, load(row + j) * (load(drow + j) - whole) * shape.scale);
                 }
@@ -719,7 +750,7 @@ template <class T> void gather_gradient(long n, const T *from, float *to, int ad
     });
 }
 
-double sum_of_squares(long n, const float *x, int threads) {
+template <class T> double sum_of_squares(long n, const T *x, int threads) {
     std::vector<double> parts(threads, 0.0);
     shared_out(n, 1024, threads, [&](long begin, long end, int thread) {
         double total = 0;
@@ -737,8 +768,8 @@ double sum_of_squares(long n, const float *x, int threads) {
 
 // AdamW (Loshchilov and Hutter 2019, arXiv:1711.05101, algorithm 2; the order of operations is torch's) in one pass: gradients
 // are scaled first, and the new weights are written in fp32 and, where `low` is given, rounded.
-template <class T>
-void adamw(long n, float *weights, const float *gradient, float *mean, float *square, T *low, float scale, float rate, float decay,
+template <class T, class G>
+void adamw(long n, float *weights, const G *gradient, float *mean, float *square, T *low, float scale, float rate, float decay,
            float beta1, float beta2, float epsilon, float correction1, float correction2, int threads) {
     const float size = rate / correction1, root = 1.0f / std::sqrt(correction2);
     shared_out(n, W, threads, [&](long begin, long end, int) {
@@ -813,17 +844,21 @@ void adamw(long n, float *weights, const float *gradient, float *mean, float *sq
     extern "C" void gather_gradient_##SUFFIX(long n, const T *from, float *to, int add, int threads) {                               \
         gather_gradient(n, from, to, add, threads);                                                                                  \
     }                                                                                                                                \
-    extern "C" void adamw_##SUFFIX(long n, float *weights, const float *gradient, float *mean, float *square, T *low, float scale,   \
-                                   float rate, float decay, float beta1, float beta2, float epsilon, float correction1,              \
-                                   float correction2, int threads) {                                                                 \
+    extern "C" double sum_of_squares_##SUFFIX(long n, const T *x, int threads) { return sum_of_squares(n, x, threads); }
+
+#define ADAMW(NAME, T, G)                                                                                                            \
+    extern "C" void NAME(long n, float *weights, const G *gradient, float *mean, float *square, T *low, float scale, float rate,     \
+                         float decay, float beta1, float beta2, float epsilon, float correction1, float correction2, int threads) {  \
         adamw(n, weights, gradient, mean, square, low, scale, rate, decay, beta1, beta2, epsilon, correction1, correction2,          \
               threads);                                                                                                              \
     }
 
+ADAMW(adamw_fp32, float, float)
+ADAMW(adamw_bf16, bf16, float)
+ADAMW(adamw_of_low_bf16, bf16, bf16)
 FOR_TYPE(float, fp32)
 FOR_TYPE(bf16, bf16)
 
 extern "C" void scatter_add_fp32(long n, long d, const float *gradient, const int32_t *row, long skipped, float *table, int threads) {
     scatter_add(n, d, gradient, row, skipped, table, threads);
 }
-extern "C" double sum_of_squares_fp32(long n, const float *x, int threads) { return sum_of_squares(n, x, threads); }

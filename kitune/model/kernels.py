@@ -38,6 +38,7 @@ SIGNATURES = {
     "gather_gradient": "nppi",
     "sum_of_squares": "np",
     "adamw": "npppppffffffff",
+    "adamw_of_low": "npppppffffffff",  # of gradients in low precision
 }
 KINDS: dict[str, Any] = {
     "p": ctypes.c_void_p,

@@ -4,11 +4,11 @@ The layer is Vaswani et al. 2017 (arXiv:1706.03762) as BERT has it: LayerNorm af
 twin is transformers' own forward; `fits` says which networks this one stands for.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -73,6 +73,38 @@ FAMILIES = {
 }
 
 
+class Store(Protocol):
+    """Where the weights of an encoder lie, and the gradients that its backward writes."""
+
+    def master_of(self, parameter: nn.Parameter) -> Tensor:
+        """The fp32 values of a parameter."""
+
+    def low_gradient_of(self, parameter: nn.Parameter) -> Tensor | None:
+        """Where the only pass of an update writes a matrix's gradient in low precision; None where it writes fp32."""
+
+    def hand_over(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Matrices whose gradients the first pass of an update writes, instead of adding to zeros."""
+
+    def begin_pass(self) -> bool:
+        """A backward begins; whether it is the first of its update."""
+
+
+class OwnWeights:
+    """The store of a network that only answers: its own weights, and no gradients."""
+
+    def master_of(self, parameter: nn.Parameter) -> Tensor:
+        return parameter.detach().float()
+
+    def low_gradient_of(self, parameter: nn.Parameter) -> Tensor | None:
+        return None
+
+    def hand_over(self, parameters: Sequence[nn.Parameter]) -> None:
+        pass
+
+    def begin_pass(self) -> bool:
+        raise RuntimeError("this network learns nothing")
+
+
 def fits(network: Any) -> str | None:
     """Why this network cannot take the packed path; None where it can."""
     config, encoder = network.config, network.base_model
@@ -100,12 +132,15 @@ class Matrix:
     Attributes:
         weight: (out, in), in the type that products are computed in.
         bias: (out,), in that type too.
-        gradient: (out, in) fp32, or None where nothing is learned; and that of the bias.
+        gradient: (out, in) fp32, or None where nothing is learned.
+        low_gradient: (out, in) in that type, where one pass alone makes an update; None where that is fp32.
+        bias_gradient: (out,) fp32.
     """
 
     weight: Tensor
     bias: Tensor
     gradient: Tensor | None
+    low_gradient: Tensor | None
     bias_gradient: Tensor | None
 
     def __getitem__(self, rows: slice) -> "Matrix":
@@ -114,6 +149,7 @@ class Matrix:
             self.weight[rows],
             self.bias[rows],
             None if self.gradient is None else self.gradient[rows],
+            None if self.low_gradient is None else self.low_gradient[rows],
             None if self.bias_gradient is None else self.bias_gradient[rows],
         )
 
@@ -217,13 +253,13 @@ class PackedEncoder:
         *,
         dtype: torch.dtype,
         first_only: bool,
-        master: Callable[[nn.Parameter], Tensor],
+        store: Store,
     ) -> None:
         """
         Args:
             dtype: of activations and matrices.
             first_only: the head reads each row's first token alone, so that the last layer computes no others.
-            master: fp32 values of a parameter: the optimizer's, or a copy.
+            store: where the weights and their gradients lie.
         """
         config, encoder = network.config, network.base_model
         family = FAMILIES[config.model_type]
@@ -233,15 +269,19 @@ class PackedEncoder:
         self.attention_dropout = float(getattr(config, family.attention_dropout))
         embeddings = encoder.embeddings
         self.tables = {
-            name: vector_of(getattr(embeddings, f"{name}_embeddings").weight, master)
+            name: vector_of(getattr(embeddings, f"{name}_embeddings").weight, store)
             for name in ("word", "position", "token_type")
             if hasattr(embeddings, f"{name}_embeddings")
         }
-        self.embedding_norm = norm_of(embeddings.LayerNorm, None, master)
+        self.embedding_norm = norm_of(embeddings.LayerNorm, None, store)
         self.words = embeddings.word_embeddings
         self.padding_position = embeddings.position_embeddings.padding_idx if family.positions_from_padding else None
-        self.layers = [layer_of(layer, family, dtype, master) for layer in encoder.get_submodule(family.layers)]
+        self.layers = [layer_of(layer, family, dtype, store) for layer in encoder.get_submodule(family.layers)]
         self.inner = len(self.layers[0].up.weight)
+        self.store = store
+        names = (*family.attention, family.up, family.down)
+        layers = encoder.get_submodule(family.layers)
+        store.hand_over([layer.get_submodule(name).weight for layer in layers for name in names])
         self.num_passes = 0
         self._rooms: dict[str, Tensor] = {}
         self._shapes: dict[tuple[int, int, bool], tuple[SimpleNamespace, list[SimpleNamespace]]] = {}
@@ -424,6 +464,7 @@ class PackedEncoder:
     def run_backward(self, batch: Packed, keys: Sequence[int], dhidden: Tensor) -> None:
         """Add the gradients of all weights to theirs, from that of the hidden states."""
         shared, kept = self.rooms(batch, learns=True)
+        shared.writes = self.store.begin_pass()
         dresidual = shared.dfirst if self.first_only else shared.dresidual
         dresidual[: len(dhidden)].copy_(dhidden)
         dlow: Tensor | None = None
@@ -525,16 +566,20 @@ class PackedEncoder:
         self.add_gradient(matrix, dout_t, x, shared)
 
     def add_gradient(self, matrix: Matrix, dout_t: Tensor, x: Tensor, shared: SimpleNamespace) -> None:
-        """Add `dout_t` x, (out, in), to a matrix's gradient. The transposed operand lies ready: oneDNN takes twice as long to
-        read it across."""
+        """Add `dout_t` x, (out, in), to a matrix's gradient, or write it there in an update's first pass.
+
+        The transposed operand lies ready, because oneDNN takes twice as long to read it across.
+        """
         gradient = matrix.gradient
         assert gradient is not None
-        if self.dtype == torch.float32:
+        if shared.writes:
+            torch.mm(dout_t, x, out=gradient if matrix.low_gradient is None else matrix.low_gradient)
+        elif self.dtype == torch.float32:
             torch.addmm(gradient, dout_t, x, out=gradient)
-            return
-        part = shared.dweight[: gradient.numel()].view(gradient.shape)
-        torch.mm(dout_t, x, out=part)
-        self.kernels.call("gather_gradient", self.dtype, gradient.numel(), part, gradient, 1)
+        else:
+            part = shared.dweight[: gradient.numel()].view(gradient.shape)
+            torch.mm(dout_t, x, out=part)
+            self.kernels.call("gather_gradient", self.dtype, gradient.numel(), part, gradient, 1)
 
 
 class _Pass(torch.autograd.Function):
@@ -567,27 +612,29 @@ def dropout_keys(count: int, *, drops: bool) -> list[int]:
     return [int(key) for key in torch.randint(1, 2**63 - 1, (count,))]
 
 
-def vector_of(parameter: nn.Parameter, master: Callable[[nn.Parameter], Tensor]) -> Vector:
+def vector_of(parameter: nn.Parameter, store: Store) -> Vector:
     """A parameter in fp32, and its gradient where it has one."""
-    return Vector(master(parameter), parameter.grad)
+    return Vector(store.master_of(parameter), parameter.grad)
 
 
-def norm_of(norm: Any, before: Any, master: Callable[[nn.Parameter], Tensor]) -> Norm:
+def norm_of(norm: Any, before: Any, store: Store) -> Norm:
     """A LayerNorm with the bias of the linear module before it."""
-    bias = None if before is None else vector_of(before.bias, master)
-    return Norm(vector_of(norm.weight, master), vector_of(norm.bias, master), bias, float(norm.eps))
+    bias = None if before is None else vector_of(before.bias, store)
+    return Norm(vector_of(norm.weight, store), vector_of(norm.bias, store), bias, float(norm.eps))
 
 
-def matrix_of(linears: Sequence[nn.Linear], dtype: torch.dtype) -> Matrix:
+def matrix_of(linears: Sequence[nn.Linear], dtype: torch.dtype, store: Store) -> Matrix:
     """One or more linear modules of equal input as one matrix: a view where their weights lie side by side."""
-    weights, biases = [linear.weight for linear in linears], [linear.bias for linear in linears]
+    weights: list[Any] = [linear.weight for linear in linears]
+    biases = [linear.bias for linear in linears]
+    learns = weights[0].grad is not None
+    low = [store.low_gradient_of(weight) for weight in weights]
     return Matrix(
         side_by_side([weight.detach().to(dtype) for weight in weights]),
         side_by_side([bias.detach().to(dtype) for bias in biases]),
-        None
-        if weights[0].grad is None
-        else side_by_side([weight.grad for weight in weights if weight.grad is not None]),
-        None if biases[0].grad is None else side_by_side([bias.grad for bias in biases if bias.grad is not None]),
+        one_view([weight.grad for weight in weights]) if learns else None,
+        one_view(low) if low[0] is not None else None,
+        one_view([bias.grad for bias in biases]) if learns else None,
     )
 
 
@@ -603,18 +650,26 @@ def side_by_side(parts: Sequence[Tensor]) -> Tensor:
     return first.as_strided(shape, first.stride())
 
 
-def layer_of(layer: Any, family: Family, dtype: torch.dtype, master: Callable[[nn.Parameter], Tensor]) -> Layer:
+def one_view(parts: Sequence[Tensor | None]) -> Tensor:
+    """The parts behind one another, which is where a gradient is to be written: no copy would do."""
+    there = [part for part in parts if part is not None]
+    joined = side_by_side(there)
+    assert joined.data_ptr() == there[0].data_ptr()  # the slots of a layer's parameters follow each other
+    return joined
+
+
+def layer_of(layer: Any, family: Family, dtype: torch.dtype, store: Store) -> Layer:
     """The weights of one layer."""
     query, key, value, out = (layer.get_submodule(name) for name in family.attention)
     up, down = layer.get_submodule(family.up), layer.get_submodule(family.down)
     return Layer(
-        matrix_of([query, key, value], dtype),
-        matrix_of([out], dtype),
-        norm_of(layer.get_submodule(family.attention_norm), out, master),
-        matrix_of([up], dtype),
-        vector_of(up.bias, master),
-        matrix_of([down], dtype),
-        norm_of(layer.get_submodule(family.norm), down, master),
+        matrix_of([query, key, value], dtype, store),
+        matrix_of([out], dtype, store),
+        norm_of(layer.get_submodule(family.attention_norm), out, store),
+        matrix_of([up], dtype, store),
+        vector_of(up.bias, store),
+        matrix_of([down], dtype, store),
+        norm_of(layer.get_submodule(family.norm), down, store),
     )
 
 
@@ -623,18 +678,16 @@ def first_token_only(network: Any) -> bool:
     return type(network).__name__.endswith("ForSequenceClassification")
 
 
-def use_packed(
-    network: Any, kernels: Kernels, *, dtype: torch.dtype, master: Callable[[nn.Parameter], Tensor]
-) -> PackedEncoder:
+def use_packed(network: Any, kernels: Kernels, *, dtype: torch.dtype, store: Store) -> PackedEncoder:
     """Let the network's encoder compute over packed rows; its head stays transformers' own.
 
     Args:
-        master: fp32 values of a parameter.
+        store: where the weights and their gradients lie.
     """
     from transformers.modeling_outputs import BaseModelOutputWithPooling
 
     base = network.base_model
-    encoder = PackedEncoder(network, kernels, dtype=dtype, first_only=first_token_only(network), master=master)
+    encoder = PackedEncoder(network, kernels, dtype=dtype, first_only=first_token_only(network), store=store)
     pooler = getattr(base, "pooler", None)
 
     def forward(

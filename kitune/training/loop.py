@@ -221,6 +221,7 @@ def update(training: Training, state: State, rows: Rows, *, asked_to_end: bool =
             optimizer.loss += loss.detach()
             tokens += int(training.train.lengths[part].sum())
     if machine.world_size > 1:
+        optimizer.gather_gradient()
         optimizer.exchanged.copy_(machine.sum_over_ranks(optimizer.exchanged))
     denominator = weight_of(training, rows)
     divisor = denominator * (state.loss_scale if machine.precision == "fp16" else 1.0)

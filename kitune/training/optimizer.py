@@ -1,7 +1,7 @@
 """AdamW over flat buffers: master weights, gradients and moments each in one aligned piece of memory."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,6 +67,9 @@ class FlatAdamW:
             kernels: make the update in one pass over memory; None: torch's, in several.
         """
         self._options, self._kernels = options, kernels
+        self._handed_over = slice(0, 0)  # see hand_over
+        self._low_gradient: Tensor | None = None
+        self._passes, self._is_low = 1, False
         trainable = [(name, parameter) for name, parameter in network.named_parameters() if parameter.requires_grad]
         ordered = [pair for pair in trainable if decays(pair[1])] + [pair for pair in trainable if not decays(pair[1])]
         self.slots: list[Slot] = []
@@ -130,9 +133,45 @@ class FlatAdamW:
         if self.working is not self.master:
             self.working.copy_(self.master)
 
+    def hand_over(self, parameters: Sequence[nn.Parameter]) -> None:
+        """From now on the first pass of an update writes the gradients of these matrices, which lie side by side; nothing
+        zeroes them before."""
+        slots = [self._slot_of[id(parameter)] for parameter in parameters]
+        begin, end = slots[0].begin, slots[-1].begin + slots[-1].shape.numel()
+        inside = [slot for slot in self.slots if begin <= slot.begin < end]
+        assert len(inside) == len(slots)
+        self._handed_over = slice(begin, end)
+
+    def low_gradient_of(self, parameter: nn.Parameter) -> Tensor | None:
+        """Where the only pass of an update leaves the gradient of `parameter`; None where that is in fp32 anyway."""
+        if self.working is self.master:
+            return None
+        if self._low_gradient is None:  # pages that nobody writes to take no memory
+            self._low_gradient = aligned_zeros(len(self.master), self.working.dtype, self.master.device)
+        return self._slot_of[id(parameter)].of(self._low_gradient)
+
     def zero_gradient(self) -> None:
         """Begin an update. In place, because autograd adds to these very views."""
-        self.exchanged.zero_()
+        self.exchanged[: self._handed_over.start].zero_()
+        self.exchanged[self._handed_over.stop :].zero_()
+        self._passes = 0
+
+    def begin_pass(self) -> bool:
+        """A backward begins; whether it is the first of its update, and writes what it has been handed over."""
+        if self._passes == 1:
+            self.gather_gradient()
+        self._passes += 1
+        self._is_low = self._passes == 1 and self._low_gradient is not None
+        return self._passes == 1
+
+    def gather_gradient(self) -> None:
+        """Have all gradients in `gradient`: before processes exchange them, and before a second pass adds to them."""
+        mine = self._handed_over
+        if self._passes == 0:  # this process had no rows
+            self.gradient[mine].zero_()
+        elif self._is_low and self._low_gradient is not None:
+            self.gradient[mine].copy_(self._low_gradient[mine])
+        self._is_low = False
 
     @property
     def step_count(self) -> int:
@@ -164,9 +203,24 @@ class FlatAdamW:
 
     def gradient_norm(self) -> float:
         """The norm of all gradients together."""
-        if self._kernels is not None:
-            return math.sqrt(self._kernels.call("sum_of_squares", torch.float32, self.gradient.numel(), self.gradient))
-        return float(torch.linalg.vector_norm(self.gradient))
+        if self._passes == 0:
+            self.gather_gradient()
+        if self._kernels is None:
+            return float(torch.linalg.vector_norm(self.gradient))
+        pieces = [piece for _, piece, _ in self._pieces()]
+        return math.sqrt(sum(self._kernels.call("sum_of_squares", piece.dtype, len(piece), piece) for piece in pieces))
+
+    def _pieces(self) -> Iterator[tuple[slice, Tensor, float]]:
+        """The parts of the flat buffers that differ in decay or in where the gradient lies: place, gradient, decay."""
+        decay, mine = self._options.weight_decay, self._handed_over
+        if self._is_low and self._low_gradient is not None:
+            places = [(slice(0, mine.start), decay), (slice(mine.stop, self.num_decayed), decay)]
+            yield mine, self._low_gradient[mine], decay
+        else:
+            places = [(slice(0, self.num_decayed), decay)]
+        for place, own_decay in (*places, (slice(self.num_decayed, len(self.master)), 0.0)):
+            if place.stop > place.start:
+                yield place, self.gradient[place], own_decay
 
     def step(self, learning_rate: float, *, scale: float = 1.0) -> None:
         """One update of the master weights, and of the working ones after them, by the gradients times `scale`."""
@@ -186,10 +240,10 @@ class FlatAdamW:
         for count in self._step_counts:
             count += 1
         corrections = (1 - options.beta1**self.step_count, 1 - options.beta2**self.step_count)
-        pieces = (slice(0, self.num_decayed), slice(self.num_decayed, len(self.master)))
-        for piece, decay in zip(pieces, (options.weight_decay, 0.0), strict=True):
+        for place, gradient, decay in self._pieces():
+            name = "adamw" if gradient.dtype == torch.float32 else "adamw_of_low"
             kernels.call(
-                "adamw", self.working.dtype, piece.stop - piece.start, self.master[piece], self.gradient[piece],
-                self.moments[0][piece], self.moments[1][piece], None if self.working is self.master else self.working[piece],
-                scale, learning_rate, decay, options.beta1, options.beta2, options.epsilon, *corrections,
+                name, self.working.dtype, len(gradient), self.master[place], gradient, self.moments[0][place],
+                self.moments[1][place], None if self.working is self.master else self.working[place], scale, learning_rate,
+                decay, options.beta1, options.beta2, options.epsilon, *corrections,
             )  # fmt: skip

@@ -31,7 +31,7 @@ from kitune.config import EngineOptions, TrainOptions
 from kitune.model import kernels as kernels_module
 from kitune.model.engine import kernels_for, speed_up
 from kitune.model.kernels import Kernels, kernels
-from kitune.model.packed import fits
+from kitune.model.packed import OwnWeights, fits
 from kitune.training.optimizer import FlatAdamW
 
 CPU = torch.device("cpu")
@@ -96,21 +96,23 @@ def batch_of(network: Any, rows: int, length: int) -> dict[str, Tensor]:
 
 
 def packed(network: Any, dtype: torch.dtype) -> Any:
-    """A copy of `network` on the packed path, with gradients in an optimizer's buffer."""
+    """A copy of `network` on the packed path, with gradients in the buffers of its `optimizer`."""
     fast = copy.deepcopy(network)
     optimizer = FlatAdamW(fast, TrainOptions(), dtype=dtype, device=CPU)
-    assert speed_up(fast, EngineOptions(), kernels=need_kernels(), dtype=dtype, master=optimizer.master_of) is None
+    assert speed_up(fast, EngineOptions(), kernels=need_kernels(), dtype=dtype, store=optimizer) is None
+    fast.optimizer = optimizer
     return fast
 
 
 def gradients(network: Any, batch: Mapping[str, Tensor], *, autocast: bool = False) -> tuple[Tensor, dict[str, Tensor]]:
     """Logits, and the gradient of every parameter."""
-    for parameter in network.parameters():
-        if parameter.grad is not None:
-            parameter.grad.zero_()
+    optimizer = getattr(network, "optimizer", None)
+    (network.zero_grad if optimizer is None else optimizer.zero_gradient)()
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         logits = network(**batch).logits
     torch.autograd.backward(F.cross_entropy(logits.float(), torch.arange(len(logits)) % 3))
+    if optimizer is not None:
+        optimizer.gather_gradient()
     return logits.detach().float(), {name: p.grad.float().clone() for name, p in network.named_parameters()}
 
 
@@ -158,6 +160,44 @@ def test_threads_and_gradients_asked_for_or_not_change_nothing(dtype: torch.dtyp
     with torch.inference_mode():
         without = fast(**batch).logits
     torch.testing.assert_close(without, with_gradients, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_passes_of_one_update_add_up_and_the_next_update_begins_anew(dtype: torch.dtype) -> None:
+    fast = packed(network_of("bert"), dtype)
+    batches = [batch_of(fast, *shape) for shape in SHAPES]
+    apart = [gradients(fast, batch)[1] for batch in batches]
+    fast.optimizer.zero_gradient()
+    for batch in batches:
+        logits = fast(**batch).logits
+        torch.autograd.backward(F.cross_entropy(logits.float(), torch.arange(len(logits)) % 3))
+    fast.optimizer.gather_gradient()
+    for name, parameter in fast.named_parameters():
+        together = sum(part[name] for part in apart)
+        torch.testing.assert_close(parameter.grad, together, rtol=1e-5, atol=1e-6)
+
+
+def test_one_pass_makes_the_same_update_whether_its_gradients_are_gathered_or_not() -> None:
+    one, other = packed(network_of("bert"), torch.bfloat16), packed(network_of("bert"), torch.bfloat16)
+    batch = batch_of(one, 5, 45)
+    for fast in (one, other):
+        fast.optimizer._kernels = need_kernels()
+        gradients(fast, batch)
+        fast.optimizer.zero_gradient()
+        torch.autograd.backward(fast(**batch).logits.float().sum())
+    other.optimizer.gather_gradient()
+    assert one.optimizer.gradient_norm() == pytest.approx(other.optimizer.gradient_norm(), rel=1e-6)
+    one.optimizer.step(1e-3, scale=0.5)
+    other.optimizer.step(1e-3, scale=0.5)
+    assert torch.equal(one.optimizer.master, other.optimizer.master)
+
+
+def test_a_process_without_rows_adds_nothing() -> None:
+    fast = packed(network_of("bert"), torch.bfloat16)
+    gradients(fast, batch_of(fast, 5, 45))
+    fast.optimizer.zero_gradient()
+    fast.optimizer.gather_gradient()
+    assert not fast.optimizer.exchanged.any()
 
 
 def test_an_encoder_alone_gives_every_token_and_zeros_behind_the_end() -> None:
@@ -277,7 +317,7 @@ def test_what_does_not_fit_goes_the_plain_way_and_says_why() -> None:
     assert fits(relu) == "its activation is relu"
     assert "multiples of 32" in str(fits(odd))
     assert fits(frozen) == "some of its weights are frozen"
-    told = speed_up(deberta, EngineOptions(), kernels=need_kernels(), dtype=torch.float32, master=lambda p: p.data)
+    told = speed_up(deberta, EngineOptions(), kernels=need_kernels(), dtype=torch.float32, store=OwnWeights())
     assert told == "the slower plain path is taken: deberta-v2 models have no packed path yet"
 
 
@@ -285,7 +325,7 @@ def test_plain_switches_it_off_without_a_word() -> None:
     network = network_of("bert")
     options = EngineOptions(plain=True)
     assert kernels_for(options, dtype=torch.float32, device=CPU, threads=1) is None
-    assert speed_up(network, options, kernels=need_kernels(), dtype=torch.float32, master=lambda p: p.data) is None
+    assert speed_up(network, options, kernels=need_kernels(), dtype=torch.float32, store=OwnWeights()) is None
     assert "forward" not in vars(network.base_model)
 
 
@@ -293,7 +333,7 @@ def test_without_a_compiler_the_plain_way_is_taken_and_said(monkeypatch: pytest.
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
     assert kernels_module.kernels.__wrapped__() is None
-    said = speed_up(network_of("bert"), EngineOptions(), kernels=None, dtype=torch.float32, master=lambda p: p.data)
+    said = speed_up(network_of("bert"), EngineOptions(), kernels=None, dtype=torch.float32, store=OwnWeights())
     assert said == "no C++ compiler (g++ or clang++) was found, so the slower plain path is taken"
 
 
