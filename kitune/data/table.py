@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 Rows = NDArray[np.int64]
@@ -44,13 +45,42 @@ class Table:
     def take(self, rows: Rows) -> "Table":
         """The rows at these positions, in this order."""
         lines = None if self.lines is None else self.lines[rows]
-        return Table(self.data.take(pa.array(rows, type=pa.int64())), self.source, lines)
+        # Not `pa.array`, which imports pandas where it is installed: 0.3 to 0.5 s.
+        positions = np.ascontiguousarray(rows, dtype=np.int64)
+        indices = pa.Array.from_buffers(pa.int64(), len(positions), [None, pa.py_buffer(positions)])
+        return Table(self.data.take(indices), self.source, lines)
 
     def fingerprint(self, columns: Sequence[str]) -> str:
         """sha256 over these columns' values, whatever file format or chunking they came in."""
         digest = hashlib.sha256()
         for column in columns:
+            data = self.data.column(column)
             digest.update(f"\0column {column}\0".encode())
-            for chunk in self.data.column(column).to_pylist():
-                digest.update(repr(chunk).encode("utf-8", "surrogatepass") + b"\0")
+            if holds_strings(data.type) or pa.types.is_null(data.type):
+                digest.update(strings_digest(data))
+            else:
+                for chunk in data.chunks:
+                    for value in chunk.to_pylist():
+                        digest.update(repr(value).encode("utf-8", "surrogatepass") + b"\0")
         return digest.hexdigest()
+
+
+def holds_strings(kind: Any) -> bool:
+    """Whether an Arrow type is one of its three kinds of string."""
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def strings_digest(column: pa.ChunkedArray) -> bytes:
+    """sha256 over the lengths of all strings (-1 where there is none) and over their bytes: 0.1 us a row, by `repr` 0.8."""
+    lengths, content = hashlib.sha256(), hashlib.sha256()
+    for chunk in column.chunks:
+        texts = chunk.cast(pa.large_string())
+        sizes = pc.binary_length(texts)
+        if texts.null_count:  # only then, because a scalar of Arrow imports pandas
+            sizes, texts = pc.fill_null(sizes, -1), pc.fill_null(texts, "")
+        lengths.update(np.frombuffer(sizes.buffers()[1], np.int64, len(sizes), 8 * sizes.offset).data)
+        if len(texts):
+            offsets = np.frombuffer(texts.buffers()[1], np.int64, len(texts) + 1, 8 * texts.offset)
+            if offsets[-1] > offsets[0]:
+                content.update(memoryview(texts.buffers()[2])[int(offsets[0]) : int(offsets[-1])])
+    return lengths.digest() + content.digest()

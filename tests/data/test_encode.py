@@ -5,10 +5,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers.models.bert.tokenization_bert_legacy import BertTokenizerLegacy
 
 from kitune.data.cache import cache_folder
-from kitune.data.encode import CHUNK_ROWS, Encoded, encode, guess_max_length, take
+from kitune.data.encode import CHUNK_ROWS, Encoded, calls_backend_only, encode, guess_max_length, take
 from kitune.data.read import read_table
 from kitune.data.table import Table
 from kitune.errors import UserError
@@ -144,6 +146,101 @@ def test_taken_rows_come_in_the_order_asked(tokenizer: Any, rows: MakeRows) -> N
     assert part.weights is not None
     assert part.weights.tolist() == weights[order].tolist()
     assert len(take(encoded, np.array([], dtype=np.int64))) == 0
+
+
+def trained(kind: str, texts: list[str]) -> Any:
+    """A fast tokenizer of a family of its own: how it cuts words, and what it puts around one text and a pair."""
+    if kind == "unigram":  # as XLNet: special tokens behind, of a third type; no types of its own kind elsewhere
+        backend = Tokenizer(models.Unigram())
+        backend.normalizer, backend.pre_tokenizer = normalizers.NFKC(), pre_tokenizers.Metaspace()
+        trainer: Any = trainers.UnigramTrainer(
+            vocab_size=300, special_tokens=["<pad>", "<unk>", "<sep>", "<cls>"], unk_token="<unk>"
+        )
+        single, pair = "$A:0 <sep>:0 <cls>:2", "$A:0 <sep>:0 $B:1 <sep>:1 <cls>:2"
+    else:  # as RoBERTa
+        backend = Tokenizer(models.BPE(unk_token="<unk>"))
+        backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=["<pad>", "<unk>", "<sep>", "<cls>"])
+        single, pair = "<cls>:0 $A:0 <sep>:0", "<cls>:0 $A:0 <sep>:0 <sep>:0 $B:0 <sep>:0"
+    backend.train_from_iterator(texts, trainer)
+    special = [(token, backend.token_to_id(token)) for token in ("<sep>", "<cls>")]
+    backend.post_processor = processors.TemplateProcessing(single=single, pair=pair, special_tokens=special)
+    names = {"pad_token": "<pad>", "unk_token": "<unk>", "sep_token": "<sep>", "cls_token": "<cls>"}
+    inputs = ["input_ids", "attention_mask", *(["token_type_ids"] if kind == "unigram" else [])]
+    return PreTrainedTokenizerFast(tokenizer_object=backend, model_input_names=inputs, **names)
+
+
+@pytest.mark.parametrize("side", ["right", "left"])
+@pytest.mark.parametrize("kind", ["wordpiece", "unigram", "bpe", "special split"])
+@pytest.mark.parametrize("text", [("text",), ("text", "other"), ("text", "text")])
+def test_every_family_gets_the_ids_and_types_that_transformers_gives(
+    tiny_model: Path, rows: MakeRows, text: tuple[str, ...], kind: str, side: str
+) -> None:
+    made = rows("single-label", 50, pair=True)
+    hard = [
+        "",
+        " ",
+        "ü\u00a0日本 語",
+        "film [SEP] <sep> film",
+        "a" * 40,
+        "\u200b\ufeff\x00",
+        "good " * 40,
+        "🙂 fine\n\tday",
+    ]
+    made += [{"text": one, "other": other} for one in hard for other in hard]
+    table = read_table([{"text": row["text"], "other": row["other"]} for row in made])
+    if kind in {"wordpiece", "special split"}:
+        tokenizer = AutoTokenizer.from_pretrained(tiny_model, split_special_tokens=kind == "special split")
+    else:
+        tokenizer = trained(kind, table.texts("text"))
+    tokenizer.truncation_side = side
+    assert calls_backend_only(tokenizer)
+    for max_length in (8, 32, 200):
+        encoded = encode(table, text, tokenizer, max_length=max_length, cache=False)
+        own = tokenizer(*map(table.texts, text), truncation=True, max_length=max_length)
+        assert row_ids(encoded) == own["input_ids"]
+        if "token_type_ids" not in own:
+            assert encoded.token_type_ids is None
+        else:
+            assert encoded.token_type_ids is not None
+            assert encoded.token_type_ids.tolist() == [i for types in own["token_type_ids"] for i in types]
+
+
+def test_a_tokenizer_that_is_slow_or_has_ways_of_its_own_goes_through_transformers(
+    tokenizer: Any, tiny_model: Path, tmp_path: Path
+) -> None:
+    class Own(type(tokenizer)):  # type: ignore[misc]
+        def _encode_plus(self, text: Any, *others: Any, **told: Any) -> Any:
+            return super()._encode_plus([one.replace("film", "day") for one in text], *others, **told)
+
+    own = Own.from_pretrained(tiny_model)
+    slow = BertTokenizerLegacy(vocab_file=str(vocabulary_of(tokenizer, tmp_path)))
+    table = read_table([{"text": "good film"}, {"text": "a film and a day"}])
+    for other, said in ((own, tokenizer(["good day", "a day and a day"])), (slow, tokenizer(table.texts("text")))):
+        assert not calls_backend_only(other)
+        encoded = encode(table, ["text"], other, max_length=16)
+        assert row_ids(encoded) == said["input_ids"]
+        own_types = other(table.texts("text")).get("token_type_ids")
+        types = None if encoded.token_type_ids is None else encoded.token_type_ids.tolist()
+        assert types == (None if own_types is None else [i for row in own_types for i in row])
+
+
+def vocabulary_of(tokenizer: Any, folder: Path) -> Path:
+    """A vocab.txt with the pieces of a tokenizer."""
+    path = folder / "vocab.txt"
+    pieces = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    path.write_text("".join(f"{piece}\n" for piece, _ in pieces))
+    return path
+
+
+def test_rows_come_in_order_when_slices_are_worked_on_side_by_side(
+    tokenizer: Any, rows: MakeRows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kitune.data.encode.CHUNK_ROWS", 7)
+    monkeypatch.setattr("kitune.data.encode.THREADS", 4)
+    table = read_table([{"text": "film " * (row % 29)} for row in range(1000)])
+    encoded = encode(table, ["text"], tokenizer, max_length=64)
+    assert encoded.lengths.tolist() == [row % 29 + 2 for row in range(1000)]
 
 
 @pytest.mark.parametrize("seed", range(3))
