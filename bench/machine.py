@@ -1,4 +1,4 @@
-"""Commit, date, machine and versions: what every figure of a benchmark is told with."""
+"""The machine: what it can, and with commit, date and versions what every figure of a benchmark is told with."""
 
 from __future__ import annotations
 
@@ -28,6 +28,18 @@ def circumstances() -> dict[str, Any]:
         },
         "versions": {name: version(name) for name in PACKAGES} | {"python": platform.python_version()},
     }
+
+
+def device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def fast_bf16() -> bool:
+    """Whether this machine computes bf16 in hardware; a CPU that only emulates it gets slower."""
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    able = torch.cpu.get_capabilities()
+    return any(able.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def commit() -> str:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from heads import best_head
+from machine import device, fast_bf16
 from measure import best_threshold, measure
 from numpy.typing import NDArray
 from scipy import sparse
@@ -52,18 +53,6 @@ class Outputs:
     test: NDArray[Any]
     seconds: float
     settings: dict[str, float]
-
-
-def device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def fast_bf16() -> bool:
-    """Whether this machine computes bf16 in hardware; a CPU that only emulates it gets slower."""
-    if torch.cuda.is_available():
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    able = torch.cpu.get_capabilities()
-    return any(able.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def encode(tokenizer: Any, bench: BenchSet, rows: list[Row], *, max_length: int) -> Encoded:
