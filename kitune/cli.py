@@ -99,7 +99,7 @@ def predict(
     columns: Annotated[list[str] | None, typer.Option("--keep", help="Column to keep beside the answers.")] = None,
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Each label's probability.")] = False,
     which: Which = "best",
-    precision: Annotated[str, typer.Option("--precision", help="fp32, bf16 or fp16.")] = "fp32",
+    precision: Annotated[str, typer.Option("--precision", help="fp32, bf16, fp16, or auto.")] = "auto",
 ) -> None:
     """Answer each row of DATA, in its order; without --out the answers are printed as CSV."""
     from kitune.data.read import read_stream

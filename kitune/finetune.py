@@ -22,7 +22,7 @@ from kitune.metrics import Metrics, table_line
 from kitune.model.encoder import Pretrained, load_pretrained, model_folder
 from kitune.model.engine import kernels_for, speed_up
 from kitune.model.vocabulary import rows_in_use, use_rows
-from kitune.predict import Model, load, write_predictions
+from kitune.predict import Model, load, load_to_answer, write_predictions
 from kitune.resume import (
     not_finite,
     noted,
@@ -396,10 +396,10 @@ def finish(
     training.optimizer.load_weights(rows_in_use(training.network, best_weights(folder)))
     threshold = float(facts.get("threshold", 0.5))
     metrics: dict[str, Metrics] = {}
-    # What is read here is what predict will say: in fp32, whatever the network learned in.
+    # What is read here is what predict will say.
     network = training.network
     if machine.precision != "fp32":
-        network = load_pretrained(folder / "best", parts.task, parts.names).network.to(machine.device)
+        network = load_to_answer(folder / "best", parts.task, parts.names, options.engine, machine).network
     for part in ("valid", "test"):
         if part not in encoded:
             continue

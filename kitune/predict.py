@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from kitune.config import DataOptions, Precision, TaskName, checked, load_yaml
+from kitune.config import Auto, DataOptions, EngineOptions, Precision, TaskName, checked, load_yaml
 from kitune.data.columns import guess_text, require_columns
 from kitune.data.encode import Encoded, encode
 from kitune.data.labels import label_array
@@ -25,7 +25,9 @@ from kitune.data.table import Table
 from kitune.errors import UserError, numbered
 from kitune.evaluate.score import WINDOW_ROWS, Predictions, outputs, score
 from kitune.metrics import Metrics
-from kitune.model.encoder import load_config, load_pretrained, model_folder
+from kitune.model.encoder import Pretrained, load_config, load_pretrained, model_folder
+from kitune.model.engine import kernels_for, speed_up
+from kitune.model.packed import OwnWeights
 from kitune.run_folder import read_metrics
 from kitune.tasks import task_of
 from kitune.training.devices import DTYPES, Machine, connect
@@ -120,12 +122,14 @@ class Model:
         return score(self.task, logits, encoded.with_labels(labels), threshold=self.threshold)
 
 
-def load(name: str | Path, *, which: str = "best", precision: Precision = "fp32", revision: str | None = None) -> Model:
+def load(
+    name: str | Path, *, which: str = "best", precision: Precision | Auto = "auto", revision: str | None = None
+) -> Model:
     """A model to predict with: a run, any Hugging Face classification folder, or a hub name.
 
     Args:
         which: `best` or `last`, of a run.
-        precision: of the forward pass.
+        precision: of the forward pass; auto: fp32 for a run that was trained in it, else what the machine is fast at.
 
     Raises:
         UserError: there is no such model, or it has no head for classification or regression.
@@ -137,12 +141,15 @@ def load(name: str | Path, *, which: str = "best", precision: Precision = "fp32"
             f"{name}: an encoder without a trained head answers nothing",
             fix=f"train it first: kitune train DATA --model {name}",
         )
-    machine = connect(checked({"engine": {"precision": precision}}, "load").engine, alone=True)
+    options = load_yaml(folder / "run.yaml") if (folder / "run.yaml").exists() else None
+    if precision == "auto" and options is not None and options.engine.precision == "fp32":
+        precision = "fp32"
+    plain = options is not None and options.engine.plain
+    engine = checked({"engine": {"precision": precision, "plain": plain}}, "load").engine
+    machine = connect(engine, alone=True)
     task = task_of(config.problem_type, config.num_labels)
     names = tuple(str(label) for _, label in sorted(config.id2label.items()))
-    pretrained = load_pretrained(folder, task, names)
-    pretrained.network.to(machine.device, DTYPES[machine.precision]).eval()
-    options = load_yaml(folder / "run.yaml") if (folder / "run.yaml").exists() else None
+    pretrained = load_to_answer(folder, task, names, engine, machine)
     return Model(
         pretrained.network,
         pretrained.tokenizer,
@@ -153,6 +160,18 @@ def load(name: str | Path, *, which: str = "best", precision: Precision = "fp32"
         options.data if options else DataOptions(),
         machine,
     )
+
+
+def load_to_answer(
+    folder: Path, task: TaskName, names: Sequence[str], engine: EngineOptions, machine: Machine
+) -> Pretrained:
+    """The network of a folder where it computes, in the machine's precision and on the fast path where there is one."""
+    pretrained = load_pretrained(folder, task, names)
+    network, dtype = pretrained.network.eval().requires_grad_(False), DTYPES[machine.precision]
+    fast = kernels_for(engine, dtype=dtype, device=machine.device, threads=machine.threads)
+    if fast is None or speed_up(network, engine, kernels=fast, dtype=dtype, store=OwnWeights()) is not None:
+        network.to(machine.device, dtype)
+    return pretrained
 
 
 def predict_file(

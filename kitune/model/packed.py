@@ -279,6 +279,7 @@ class PackedEncoder:
         self.layers = [layer_of(layer, family, dtype, store) for layer in encoder.get_submodule(family.layers)]
         self.inner = len(self.layers[0].up.weight)
         self.store = store
+        self.head_dtype = network.dtype
         names = (*family.attention, family.up, family.down)
         layers = encoder.get_submodule(family.layers)
         store.hand_over([layer.get_submodule(name).weight for layer in layers for name in names])
@@ -379,7 +380,7 @@ class PackedEncoder:
             following = kept[number + 1].low if number + 1 < len(kept) else None
             residual = self.run_layer(layer, rooms, shared, batch, residual, following, keys[1 + 3 * number :])
         out = batch.num_rows if self.first_only else n
-        hidden: Tensor = residual[:out].to(self.dtype, copy=True)
+        hidden: Tensor = residual[:out].to(self.head_dtype, copy=True)
         return hidden
 
     def run_layer(

@@ -21,7 +21,7 @@ from kitune.cli import main
 from kitune.errors import UserError
 
 Rows = Callable[..., list[dict[str, Any]]]
-SMALL = {"engine.threads": 1, "train.epochs": 1, "data.max_length": 32}
+SMALL = {"engine.threads": 1, "engine.precision": "fp32", "train.epochs": 1, "data.max_length": 32}
 LONG = " ".join(["good", "film", "and", "bad", "book"] * 20)  # more tokens than any max_length here
 
 
