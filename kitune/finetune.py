@@ -366,10 +366,14 @@ def train_network(
             last = state.stopped or state.step in training.epochs.ends or not training.epochs.ends
             keeper.save(state, best={"step": state.step, **latest} if improved else None, last=last)
 
-    fit(training, state, journal, evaluate=evaluate, save=save)
-    if state.best_step is None:  # no epochs at all, or no score that was a number
-        evaluate(0)
-        save(state, True)
+    try:
+        fit(training, state, journal, evaluate=evaluate, save=save)
+        if state.best_step is None:  # no epochs at all, or no score that was a number
+            evaluate(0)
+            save(state, True)
+    finally:
+        if keeper is not None:
+            keeper.wait()
 
 
 def plan_of(train: Encoded, options: RunOptions) -> Epochs:

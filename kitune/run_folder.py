@@ -7,6 +7,7 @@ import platform
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +29,8 @@ from kitune.training.checkpoint import (
     drop_old,
     no_room,
     require_space,
+    seal,
+    stage,
     sweep,
     sync,
     write_folder,
@@ -245,37 +248,66 @@ class Keeper:
     def __init__(self, folder: Path, options: RunOptions, network: Any, tokenizer: Any, optimizer: FlatAdamW) -> None:
         self.folder, self.options = folder, options
         self.network, self.tokenizer, self.optimizer = network, tokenizer, optimizer
+        self._thread = ThreadPoolExecutor(1, "sealing")
+        self._sealing: Future[None] | None = None
         sweep(folder)
 
     def save(self, state: State, *, best: Metrics | None, last: bool) -> None:
         """Write a checkpoint, and before it best/ (where `best` has its metrics) and last/, so that a crash between them
         leaves a checkpoint that will write both again.
 
+        When this returns all bytes are written, so that the training may go on; that they are on the disk, and moved in, is
+        seen to beside it, and known after `wait`.
+
         Raises:
-            UserError: the disk is full or read-only; what was whole before still is.
+            UserError: the disk is full or read-only, now or at the save before; what was whole before still is.
         """
+        self.wait()
         checkpoints = self.folder / "checkpoints"
         elements = self.optimizer.master.numel()
         unlisted = sum(table.original.numel() for table in tables_in_use(self.network).values())
         try:
             require_space(self.folder, 4 * (elements * 3 + unlisted) + 2**20)
-
-            def write(staging: Path) -> None:
-                write_weights(staging / WEIGHTS, self.weights(state.unused_decay))
-                exp_avg, exp_avg_sq = self.optimizer.moments
-                write_weights(staging / MOMENTS, {"exp_avg": whole(exp_avg), "exp_avg_sq": whole(exp_avg_sq)})
-                saved = {"state": state.as_json(), "step_count": self.optimizer.step_count}
-                (staging / STATE).write_text(json.dumps(saved), encoding="utf-8")
-                if best is not None:
-                    self.write_model("best", staging / WEIGHTS, best)
-                if last:
-                    self.write_model("last", staging / WEIGHTS, {"step": state.step})
-
-            write_folder(checkpoint_folder(checkpoints, state.step), write, sealed=True)
-            drop_old(checkpoints, self.options.engine.keep_checkpoints)
+            target = checkpoint_folder(checkpoints, state.step)
+            staging = stage(target, lambda folder: self.write_state(state, folder))
         except OSError as error:
-            sweep(self.folder)
-            raise no_room(self.folder, error.strerror or str(error)) from None
+            raise self.failed(error) from None
+        self._sealing = self._thread.submit(self.seal, staging, target, state.step, best, last)
+
+    def write_state(self, state: State, folder: Path) -> None:
+        """Weights, moments and state, as they are now."""
+        write_weights(folder / WEIGHTS, self.weights(state.unused_decay))
+        exp_avg, exp_avg_sq = self.optimizer.moments
+        write_weights(folder / MOMENTS, {"exp_avg": whole(exp_avg), "exp_avg_sq": whole(exp_avg_sq)})
+        saved = {"state": state.as_json(), "step_count": self.optimizer.step_count}
+        (folder / STATE).write_text(json.dumps(saved), encoding="utf-8")
+
+    def seal(self, staging: Path, target: Path, step: int, best: Metrics | None, last: bool) -> None:
+        """best/ and last/, then the checkpoint: on the disk and in their places."""
+        if best is not None:
+            self.write_model("best", staging / WEIGHTS, best)
+        if last:
+            self.write_model("last", staging / WEIGHTS, {"step": step})
+        seal(staging, target, sealed=True)
+        drop_old(target.parent, self.options.engine.keep_checkpoints)
+
+    def wait(self) -> None:
+        """Until what was saved last is on the disk.
+
+        Raises:
+            UserError: the disk is full or read-only; what was whole before still is.
+        """
+        sealing, self._sealing = self._sealing, None
+        try:
+            if sealing is not None:
+                sealing.result()
+        except OSError as error:
+            raise self.failed(error) from None
+
+    def failed(self, error: OSError) -> UserError:
+        """The error for a save that did not succeed; what it left is removed."""
+        sweep(self.folder)
+        return no_room(self.folder, error.strerror or str(error))
 
     def weights(self, unused_decay: float) -> dict[str, Piecewise]:
         """Every tensor of the network's state by name: trained ones as fp32 master weights, tables with all their rows."""

@@ -32,10 +32,20 @@ def write_folder(target: Path, write: Callable[[Path], None], *, sealed: bool) -
         write: fills the staging folder that it is given.
         sealed: add manifest.json with the size and sha256 of every file.
     """
+    seal(stage(target, write), target, sealed=sealed)
+
+
+def stage(target: Path, write: Callable[[Path], None]) -> Path:
+    """The staging folder of `target`, with what `write` writes: in the system's cache, not yet on the disk."""
     staging = target.parent / (STAGING + target.name)
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     write(staging)
+    return staging
+
+
+def seal(staging: Path, target: Path, *, sealed: bool) -> None:
+    """Put a staging folder on the disk and move it to `target`."""
     for file in sorted(staging.iterdir()):
         sync(file)
     if sealed:
