@@ -17,7 +17,8 @@ from kitune.model.kernels import Kernels
 from kitune.model.vocabulary import RowsInUse
 
 # Tokens of a forward pass are rounded up to a multiple of this: few distinct shapes, for each costs oneDNN a set-up.
-TOKEN_STEP = 32
+TOKEN_STEP = 64
+WIDTH_STEP = 32  # of all widths, because the kernels take 32 numbers at a time
 
 
 @dataclass(frozen=True)
@@ -118,7 +119,7 @@ def fits(network: Any) -> str | None:
     if hasattr(encoder, "embeddings_project"):
         return "its embeddings are narrower than its layers"
     widths = {config.hidden_size, encoder.get_submodule(family.layers)[0].get_submodule(family.up).out_features}
-    if any(width % TOKEN_STEP for width in widths) or config.hidden_size // config.num_attention_heads % 16:
+    if any(width % WIDTH_STEP for width in widths) or config.hidden_size // config.num_attention_heads % 16:
         return "its widths are no multiples of 32, or its heads' none of 16"
     if len({parameter.requires_grad for parameter in encoder.parameters()}) > 1:
         return "some of its weights are frozen"
