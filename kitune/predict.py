@@ -27,7 +27,7 @@ from kitune.evaluate.score import WINDOW_ROWS, Predictions, outputs, score
 from kitune.metrics import Metrics
 from kitune.model.encoder import Pretrained, load_config, load_pretrained, model_folder
 from kitune.model.engine import kernels_for, speed_up
-from kitune.model.packed import OwnWeights
+from kitune.model.families import OwnWeights
 from kitune.run_folder import read_metrics
 from kitune.tasks import task_of
 from kitune.training.devices import DTYPES, Machine, connect

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kitune.data.cache import cache_folder, content_key, made_once
-from kitune.data.table import Rows, Table
+from kitune.data.table import Table
 from kitune.errors import UserError
 
 # A slice that is tokenized at once. The Rust tokenizer itself is as fast with 300 rows as with 2,000 (44,000 rows/s of 28
@@ -251,17 +251,3 @@ def read_ids(folder: Path, *, mapped: bool) -> Encoded:
 
     ids, types = read("ids.bin", np.int32), read("types.bin", np.uint8)
     return Encoded(ids, read("starts.bin", np.int64), types if len(types) == len(ids) else None)
-
-
-def take(encoded: Encoded, rows: Rows) -> Encoded:
-    """These rows of `encoded`, copied, in this order."""
-    lengths = encoded.lengths[rows]
-    starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    flat = np.repeat(encoded.starts[rows] - starts[:-1], lengths) + np.arange(starts[-1])
-    return Encoded(
-        encoded.input_ids[flat],
-        starts,
-        None if encoded.token_type_ids is None else encoded.token_type_ids[flat],
-        None if encoded.labels is None else encoded.labels[rows],
-        None if encoded.weights is None else encoded.weights[rows],
-    )

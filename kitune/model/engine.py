@@ -5,8 +5,9 @@ from typing import Any
 import torch
 
 from kitune.config import EngineOptions
+from kitune.model.families import Store, fits
 from kitune.model.kernels import SUFFIX, Kernels, kernels
-from kitune.model.packed import Store, fits, use_packed
+from kitune.model.packed import use_packed
 
 
 def kernels_for(options: EngineOptions, *, dtype: torch.dtype, device: torch.device, threads: int) -> Kernels | None:

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.models.bert.tokenization_bert_legacy import BertTokenizerLegacy
 
 from kitune.data.cache import cache_folder
-from kitune.data.encode import CHUNK_ROWS, Encoded, calls_backend_only, encode, guess_max_length, take
+from kitune.data.encode import CHUNK_ROWS, Encoded, calls_backend_only, encode, guess_max_length
 from kitune.data.read import read_table
 from kitune.data.table import Table
 from kitune.errors import UserError
@@ -129,23 +129,6 @@ def test_a_staging_folder_that_a_crash_left_behind_harms_nothing(tokenizer: Any,
     (folder.with_name(f".{folder.name}-half") / "ids.bin").write_bytes(b"torn")
     assert same(encode(table, ["text"], tokenizer, max_length=32), encode(table, ["text"], tokenizer, max_length=32))
     assert len(encode(table, ["text"], tokenizer, max_length=32)) == len(whole)
-
-
-def test_taken_rows_come_in_the_order_asked(tokenizer: Any, rows: MakeRows) -> None:
-    labels, weights = np.arange(30), np.linspace(0, 1, 30, dtype=np.float32)
-    encoded = encode(read_table(rows("single-label", 30)), ["text"], tokenizer, max_length=32).with_labels(
-        labels, weights
-    )
-    order = np.array([7, 0, 29, 7])
-    part = take(encoded, order)
-    assert row_ids(part) == [row_ids(encoded)[row] for row in order]
-    assert part.token_type_ids is not None
-    assert part.token_type_ids.shape == part.input_ids.shape
-    assert part.labels is not None
-    assert part.labels.tolist() == order.tolist()
-    assert part.weights is not None
-    assert part.weights.tolist() == weights[order].tolist()
-    assert len(take(encoded, np.array([], dtype=np.int64))) == 0
 
 
 def trained(kind: str, texts: list[str]) -> Any:

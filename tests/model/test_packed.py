@@ -30,8 +30,8 @@ from transformers import (
 from kitune.config import EngineOptions, TrainOptions
 from kitune.model import kernels as kernels_module
 from kitune.model.engine import kernels_for, speed_up
+from kitune.model.families import OwnWeights, fits
 from kitune.model.kernels import Kernels, kernels
-from kitune.model.packed import OwnWeights, fits
 from kitune.training.optimizer import FlatAdamW
 
 CPU = torch.device("cpu")
