@@ -37,11 +37,17 @@ def speed_up(
     """
     if options.plain:
         return None
-    if kernels is None:
-        on_cpu = all(parameter.device.type == "cpu" for parameter in network.parameters())
-        return "no C++ compiler (g++ or clang++) was found, so the slower plain path is taken" if on_cpu else None
-    reason = "engine.gradient_checkpointing was asked for" if options.gradient_checkpointing else fits(network)
-    if reason is not None:
-        return f"the slower plain path is taken: {reason}"
-    use_packed(network, kernels, dtype=dtype, store=store)
-    return None
+    if any(parameter.device.type != "cpu" for parameter in network.parameters()):
+        return None
+    if options.gradient_checkpointing:
+        reason: str | None = "engine.gradient_checkpointing was asked for"
+    elif dtype not in SUFFIX:
+        reason = "there is no other in fp16 on a CPU"
+    elif kernels is None:
+        reason = "no C++ compiler (g++) builds the kernels here"
+    else:
+        reason = fits(network)
+        if reason is None:
+            use_packed(network, kernels, dtype=dtype, store=store)
+            return None
+    return f"the slower plain path is taken: {reason}"

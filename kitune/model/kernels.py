@@ -75,7 +75,7 @@ class Kernels:
 @cache
 def kernels() -> Kernels | None:
     """The compiled kernels, or None where there is no compiler that makes them."""
-    compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+    compiler = os.environ.get("CXX") or shutil.which("g++")
     openmp = loaded_openmp()
     if compiler is None or openmp is None:
         return None

@@ -334,7 +334,9 @@ def test_without_a_compiler_the_plain_way_is_taken_and_said(monkeypatch: pytest.
     monkeypatch.delenv("CXX", raising=False)
     assert kernels_module.kernels.__wrapped__() is None
     said = speed_up(network_of("bert"), EngineOptions(), kernels=None, dtype=torch.float32, store=OwnWeights())
-    assert said == "no C++ compiler (g++ or clang++) was found, so the slower plain path is taken"
+    assert said == "the slower plain path is taken: no C++ compiler (g++) builds the kernels here"
+    half = speed_up(network_of("bert"), EngineOptions(), kernels=None, dtype=torch.float16, store=OwnWeights())
+    assert half == "the slower plain path is taken: there is no other in fp16 on a CPU"
 
 
 def test_a_compiler_that_fails_leaves_the_plain_way(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
