@@ -153,7 +153,7 @@ def test_in_bf16_it_is_as_near_to_fp32_as_autocast_is(family: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_threads_and_gradients_asked_for_or_not_change_nothing(dtype: torch.dtype) -> None:
+def test_answers_are_the_same_whether_gradients_are_asked_for_or_not(dtype: torch.dtype) -> None:
     fast = packed(network_of("bert"), dtype)
     batch = batch_of(fast, 7, 130)
     with_gradients = fast(**batch).logits
