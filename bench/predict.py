@@ -100,10 +100,11 @@ def read_arguments() -> argparse.Namespace:
 
 
 def sentences(data: Path, rows: int) -> list[str]:
-    """Different sentences of MRPC and QNLI, in an order drawn by chance."""
+    """Different sentences and questions of MRPC and QNLI, in an order drawn by chance."""
     mrpc = load_set("mrpc", data)
     found = {row[column] for row in mrpc.train + mrpc.test for column in PAIR}
-    found |= {row["sentence"] for part in ("dev", "test") for row in tab_rows(data / "qnli" / f"{part}.tsv")}
+    qnli = [row for part in ("dev", "test") for row in tab_rows(data / "qnli" / f"{part}.tsv")]
+    found |= {row[column] for row in qnli for column in ("question", "sentence")}
     drawn = random.Random(1).sample(sorted(found), len(found))
     if len(drawn) < rows:
         raise SystemExit(f"{data} has {len(drawn):,} sentences\n  fix: --rows {len(drawn)}")
