@@ -743,10 +743,10 @@ void attention_backward(Shape shape, const T *q, long q_stride, const T *k, cons
 
 // ---- optimizer ----
 
-// to = from, or to += from.
-template <class T> void gather_gradient(long n, const T *from, float *to, int add, int threads) {
+// to += from.
+template <class T> void add_gradient(long n, const T *from, float *to, int threads) {
     shared_out(n, W, threads, [&](long begin, long end, int) {
-        for (long i = begin; i < end; i += W) store(to + i, add ? load(to + i) + load(from + i) : load(from + i));
+        for (long i = begin; i < end; i += W) store(to + i, load(to + i) + load(from + i));
     });
 }
 
@@ -841,9 +841,7 @@ void adamw(long n, float *weights, const G *gradient, float *mean, float *square
         attention_backward(SHAPE, q, q_stride, k, v, kv_stride, Dropout(key, share), dout, log_sums, dq, dq_stride, dk, dv,     \
                            dkv_stride, threads);                                                                                     \
     }                                                                                                                                \
-    extern "C" void gather_gradient_##SUFFIX(long n, const T *from, float *to, int add, int threads) {                               \
-        gather_gradient(n, from, to, add, threads);                                                                                  \
-    }                                                                                                                                \
+    extern "C" void add_gradient_##SUFFIX(long n, const T *from, float *to, int threads) { add_gradient(n, from, to, threads); }     \
     extern "C" double sum_of_squares_##SUFFIX(long n, const T *x, int threads) { return sum_of_squares(n, x, threads); }
 
 #define ADAMW(NAME, T, G)                                                                                                            \

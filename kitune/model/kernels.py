@@ -35,7 +35,7 @@ SIGNATURES = {
     "transpose_and_sum": "nnnppp",
     "attention": "nnnppnfpnppnkfpp",
     "attention_backward": "nnnppnfpnppnkfpppnppn",
-    "gather_gradient": "nppi",
+    "add_gradient": "npp",
     "sum_of_squares": "np",
     "adamw": "npppppffffffff",
     "adamw_of_low": "npppppffffffff",  # of gradients in low precision

@@ -206,8 +206,9 @@ class PackedEncoder:
         n, residual = batch.num_tokens, shared.residual[0]
         norm, tables = self.embedding_norm, self.tables
         positions, types = tables.get("position"), tables.get("token_type")
+        shared.word_rows = self.word_rows(batch)
         self.kernels.call(
-            "embed", self.dtype, n, self.width, tables["word"].value, self.word_rows(batch),
+            "embed", self.dtype, n, self.width, tables["word"].value, shared.word_rows,
             positions.value if positions else None, batch.positions, types.value if types else None, batch.types,
             norm.gamma.value, norm.beta.value, norm.epsilon, keys[0], share,
             residual, kept[0].low, shared.normal, shared.rstd,
@@ -231,7 +232,7 @@ class PackedEncoder:
     ) -> Tensor:
         """One layer; gives the residual stream behind it, and writes its rounded twin to `following`."""
         d, share = self.width, self.hidden_dropout if keys[0] else 0.0
-        few = rooms.out != rooms.n or hasattr(rooms, "q")
+        few = hasattr(rooms, "q")
         qkv = layer.qkv
         n = batch.num_rows if few else batch.num_tokens
         if few:
@@ -253,9 +254,8 @@ class PackedEncoder:
         learns = rooms.log_sums is not None
         self.kernels.call("gelu", self.dtype, n, self.inner, rooms.slope, layer.up_bias.value, rooms.inner, int(learns))
         torch.mm(rooms.inner, layer.down.weight.t(), out=dense)
-        back = residual if not few else shared.first
-        self.residual_norm(n, dense, other, layer.norm, keys[2], share, back, following, rooms, 1)
-        return back
+        self.residual_norm(n, dense, other, layer.norm, keys[2], share, residual, following, rooms, 1)
+        return residual
 
     def residual_norm(
         self,
@@ -316,7 +316,7 @@ class PackedEncoder:
             norm.gamma.gradient, norm.beta.gradient,
         )  # fmt: skip
         padding = -1 if self.words.padding_idx is None else int(self.words.padding_idx)
-        rows = {"word": self.word_rows(batch), "position": batch.positions, "token_type": batch.types}
+        rows = {"word": shared.word_rows, "position": batch.positions, "token_type": batch.types}
         for name, table in self.tables.items():
             skipped = {"word": padding, "position": -1 if self.padding_position is None else self.padding_position}
             self.kernels.call(
@@ -416,7 +416,7 @@ class PackedEncoder:
         else:
             part = shared.dweight[: gradient.numel()].view(gradient.shape)
             torch.mm(dout_t, x, out=part)
-            self.kernels.call("gather_gradient", self.dtype, gradient.numel(), part, gradient, 1)
+            self.kernels.call("add_gradient", self.dtype, gradient.numel(), part, gradient)
 
 
 class _Pass(torch.autograd.Function):
