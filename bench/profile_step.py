@@ -50,6 +50,14 @@ def product_label(*operands: Any) -> str:
     return "mm " + " ".join("x".join(map(str, operand.shape)) for operand in operands[-2:])
 
 
+def kernel_label(kernels: Kernels, name: str, dtype: torch.dtype, *values: Any) -> str:
+    """The kernel's name; for a product its shape, as of a product of torch's: rows x depth, depth x columns."""
+    if not name.startswith("product"):
+        return name
+    rows, columns, depth = values[:3]
+    return f"{name} {rows}x{depth} {depth}x{columns}"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
@@ -67,7 +75,7 @@ def main() -> None:
     if slow is not None:
         raise SystemExit(slow)
     log: Log = []
-    timed(Kernels, "call", lambda self, name, *rest: name, log)
+    timed(Kernels, "call", kernel_label, log)
     for name in ("mm", "addmm"):
         timed(torch, name, product_label, log)
     ids = torch.randint(5, 30_000, (ROWS, told.length), generator=torch.Generator().manual_seed(0))

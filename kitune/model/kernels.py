@@ -1,4 +1,4 @@
-"""The C++ kernels beside this file: compiled at their first use, kept in the cache, called through ctypes.
+"""The C++ kernels in `cpp/`: compiled at their first use, kept in the cache, called through ctypes.
 
 A C interface and no torch headers: one compilation takes three seconds and serves every version of torch.
 """
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from kitune.data.cache import cache_folder, content_key, made_once
 
-SOURCE = Path(__file__).with_name("kernels.cpp")
+FOLDER = Path(__file__).with_name("cpp")
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fopenmp", "-fno-math-errno", "-fPIC", "-w")
 SUFFIX = {torch.float32: "fp32", torch.bfloat16: "bf16"}
 
@@ -35,6 +35,9 @@ SIGNATURES = {
     "transpose_and_sum": "nnnppp",
     "attention": "nnnppnfpnppnkfpp",
     "attention_backward": "nnnppnfpnppnkfpppnppn",
+    "product": "nnnppnipp",
+    "product_fp32": "nnnppip",  # in bf16, of sums in fp32
+    "product_gelu": "nnnppppp",
     "add_gradient": "npp",
     "sum_of_squares": "np",
     "adamw": "npppppffffffff",
@@ -50,17 +53,22 @@ KINDS: dict[str, Any] = {
 
 
 class Kernels:
-    """The functions of kernels.cpp by name, with tensors as arguments; `threads` is added behind them."""
+    """The functions of kernels.cpp by name, with tensors as arguments; `threads` is added behind them.
+
+    Attributes:
+        has_tiles: whether the processor has tile registers, in which whole products in bf16 run.
+    """
 
     def __init__(self, library: Path) -> None:
         self.threads = 1
         loaded = ctypes.CDLL(str(library))
+        self.has_tiles = bool(loaded.has_tiles())
         self._functions: dict[tuple[str, torch.dtype], Any] = {}
         for name, letters in SIGNATURES.items():
             for dtype, suffix in SUFFIX.items():
                 try:
                     function = getattr(loaded, f"{name}_{suffix}")
-                except AttributeError:  # some exist for fp32 alone
+                except AttributeError:  # some exist for one type alone, or for some processors
                     continue
                 function.argtypes = [*(KINDS[letter] for letter in letters), ctypes.c_int]
                 function.restype = ctypes.c_double if name == "sum_of_squares" else None
@@ -79,7 +87,8 @@ def kernels() -> Kernels | None:
     openmp = loaded_openmp()
     if compiler is None or openmp is None:
         return None
-    key = content_key(SOURCE.read_text(encoding="utf-8"), " ".join(FLAGS), compiler, str(openmp), processor())
+    source = [path.read_text(encoding="utf-8") for path in sorted(FOLDER.iterdir())]
+    key = content_key(*source, " ".join(FLAGS), compiler, str(openmp), processor())
     try:
         folder = made_once(cache_folder() / "kernels" / key, lambda staging: build(compiler, openmp, staging))
         return Kernels(folder / "kernels.so")
@@ -90,7 +99,7 @@ def kernels() -> Kernels | None:
 def build(compiler: str, openmp: Path, staging: Path) -> None:
     """Compile and link `kernels.so`; against the OpenMP that torch has loaded, for two of them fight over the cores."""
     steps = (
-        [compiler, *FLAGS, "-c", str(SOURCE), "-o", str(staging / "kernels.o")],
+        [compiler, *FLAGS, "-c", str(FOLDER / "kernels.cpp"), "-o", str(staging / "kernels.o")],
         [compiler, "-shared", str(staging / "kernels.o"), str(openmp), "-o", str(staging / "kernels.so")],
     )
     for step in steps:

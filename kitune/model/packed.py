@@ -15,10 +15,15 @@ from torch import Tensor
 
 from kitune.model.families import FAMILIES, Layer, Matrix, Norm, Store, layer_of, norm_of, vector_of
 from kitune.model.kernels import Kernels
+from kitune.model.memory import zeros
+from kitune.model.products import products_for
 from kitune.model.vocabulary import RowsInUse
 
-# Tokens of a forward pass are rounded up to a multiple of this: few distinct shapes, for each costs oneDNN a set-up.
+# Tokens of a forward pass are rounded up to a multiple of this: the products work on blocks of 32 rows a thread, and each
+# shape costs oneDNN, where it makes them, a set-up.
 TOKEN_STEP = 64
+# Rooms are laid out for so many times the tokens of the first pass; what is never written to takes no memory.
+SPARE = 8
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,7 @@ class PackedEncoder:
         config, encoder = network.config, network.base_model
         family = FAMILIES[config.model_type]
         self.kernels, self.dtype, self.first_only = kernels, dtype, first_only
+        self.products = products_for(kernels, dtype)
         self.heads, self.width = config.num_attention_heads, config.hidden_size
         self.hidden_dropout = float(getattr(config, family.hidden_dropout))
         self.attention_dropout = float(getattr(config, family.attention_dropout))
@@ -142,13 +148,14 @@ class PackedEncoder:
         return padded
 
     def room(self, name: str, rows: int, columns: int, dtype: torch.dtype | None = None) -> Tensor:
-        """(rows, columns) of memory that keeps its place from pass to pass; what it holds is of an earlier one."""
+        """(rows, columns) of memory that keeps its place from pass to pass; what it holds is of an earlier one.
+
+        Zeros at first, because the rows behind the last token are multiplied too, by zeros: they may hold anything but NaN.
+        """
         size = rows * columns
         held = self._rooms.get(name)
         if held is None or len(held) < size:
-            # Zeros, because the rows behind the last token are multiplied too, by zeros: they may hold anything but NaN.
-            with torch.inference_mode(False):
-                held = self._rooms[name] = torch.zeros(size, dtype=dtype or self.dtype)
+            held = self._rooms[name] = zeros(SPARE * size, dtype or self.dtype)
             self._shapes.clear()
         return held[:size].view(rows, columns)
 
@@ -169,7 +176,6 @@ class PackedEncoder:
             shared.dcontext = self.room("dcontext", n, d)
             shared.dinner, shared.dinner_t = self.room("dinner", n, inner), self.room("dinner_t", inner, n)
             shared.dqkv, shared.dqkv_t = self.room("dqkv", n, 3 * d), self.room("dqkv_t", 3 * d, n)
-            shared.dweight = self.room("dweight", max(3 * d, inner), d).view(-1)
             shared.dfirst = self.room("dfirst", rows, d, fp32)
         kept: list[SimpleNamespace] = []
         for number in range(len(self.layers)):
@@ -233,27 +239,26 @@ class PackedEncoder:
         """One layer; gives the residual stream behind it, and writes its rounded twin to `following`."""
         d, share = self.width, self.hidden_dropout if keys[0] else 0.0
         few = hasattr(rooms, "q")
-        qkv = layer.qkv
+        qkv, multiply = layer.qkv, self.products.forward
         n = batch.num_rows if few else batch.num_tokens
         if few:
-            torch.addmm(qkv[d:].bias, rooms.low, qkv[d:].weight.t(), out=rooms.kv)
+            multiply(rooms.low, qkv[d:].weight, qkv[d:].bias, rooms.kv)
             first = batch.starts[:-1]
             torch.index_select(rooms.low, 0, first, out=rooms.first_low[:n])
-            torch.addmm(qkv[:d].bias, rooms.first_low, qkv[:d].weight.t(), out=rooms.q)
+            multiply(rooms.first_low, qkv[:d].weight, qkv[:d].bias, rooms.q)
             torch.index_select(residual, 0, first, out=shared.first[:n])
             residual, other = shared.first, shared.first
         else:
-            torch.addmm(qkv.bias, rooms.low, qkv.weight.t(), out=rooms.qkv)
+            multiply(rooms.low, qkv.weight, qkv.bias, rooms.qkv)
             other = shared.residual[1]
         attention = self.attention_of(rooms, batch, keys[0])
         self.kernels.call("attention", self.dtype, *attention, rooms.context, rooms.log_sums)
         dense = shared.dense.view(-1)[: rooms.out * d].view(rooms.out, d)
-        torch.mm(rooms.context, layer.out.weight.t(), out=dense)
+        multiply(rooms.context, layer.out.weight, None, dense)
         self.residual_norm(n, dense, residual, layer.attention_norm, keys[1], share, other, rooms.y_low, rooms, 0)
-        torch.mm(rooms.y_low, layer.up.weight.t(), out=rooms.slope)
         learns = rooms.log_sums is not None
-        self.kernels.call("gelu", self.dtype, n, self.inner, rooms.slope, layer.up_bias.value, rooms.inner, int(learns))
-        torch.mm(rooms.inner, layer.down.weight.t(), out=dense)
+        self.products.forward_gelu(n, rooms.y_low, layer, rooms.slope, rooms.inner, learns=learns)
+        multiply(rooms.inner, layer.down.weight, None, dense)
         self.residual_norm(n, dense, other, layer.norm, keys[2], share, residual, following, rooms, 1)
         return residual
 
@@ -334,7 +339,7 @@ class PackedEncoder:
         keys: Sequence[int],
     ) -> tuple[Tensor, Tensor]:
         """Backward of `run_layer`: the gradient of its output comes, and that of its input goes, in two streams."""
-        d, out, call = self.width, rooms.out, self.kernels.call
+        d, out, call, products = self.width, rooms.out, self.kernels.call, self.products
         few = hasattr(rooms, "q")
         n = batch.num_rows if few else batch.num_tokens
         share = self.hidden_dropout if keys[0] else 0.0
@@ -353,16 +358,16 @@ class PackedEncoder:
 
         norm_backward(layer.norm, keys[2], 1, dlow)
         dinner, dinner_t = cut(shared.dinner, out, self.inner), cut(shared.dinner_t, self.inner, out)
-        torch.mm(ddense, layer.down.weight, out=dinner)
-        self.add_gradient(layer.down, ddense_t, rooms.inner, shared)
+        products.backward(ddense, layer.down.weight, dinner)
+        products.gradient(ddense_t, rooms.inner, layer.down, writes=shared.writes)
         call("gelu_backward", self.dtype, n, out, self.inner, dinner, rooms.slope, dinner_t, layer.up_bias.gradient)
         dy = cut(shared.dlow, out, d)
-        torch.mm(dinner, layer.up.weight, out=dy)
-        self.add_gradient(layer.up, dinner_t, rooms.y_low, shared)
+        products.backward(dinner, layer.up.weight, dy)
+        products.gradient(dinner_t, rooms.y_low, layer.up, writes=shared.writes)
         norm_backward(layer.attention_norm, keys[1], 0, dy)
         dcontext = cut(shared.dcontext, out, d)
-        torch.mm(ddense, layer.out.weight, out=dcontext)
-        self.add_gradient(layer.out, ddense_t, rooms.context, shared)
+        products.backward(ddense, layer.out.weight, dcontext)
+        products.gradient(ddense_t, rooms.context, layer.out, writes=shared.writes)
         attention = self.attention_of(rooms, batch, keys[0])
         if not few:
             dqkv, dqkv_t = shared.dqkv, shared.dqkv_t
@@ -399,24 +404,8 @@ class PackedEncoder:
         """Backward of out = x weight.T + bias: the gradient of x in `dx`; those of weight and bias are added to theirs."""
         columns = dout.shape[1]
         self.kernels.call("transpose_and_sum", self.dtype, n, padded, columns, dout, dout_t, matrix.bias_gradient)
-        torch.mm(dout, matrix.weight, out=dx)
-        self.add_gradient(matrix, dout_t, x, shared)
-
-    def add_gradient(self, matrix: Matrix, dout_t: Tensor, x: Tensor, shared: SimpleNamespace) -> None:
-        """Add `dout_t` x, (out, in), to a matrix's gradient, or write it there in an update's first pass.
-
-        The transposed operand lies ready, because oneDNN takes twice as long to read it across.
-        """
-        gradient = matrix.gradient
-        assert gradient is not None
-        if shared.writes:
-            torch.mm(dout_t, x, out=gradient if matrix.low_gradient is None else matrix.low_gradient)
-        elif self.dtype == torch.float32:
-            torch.addmm(gradient, dout_t, x, out=gradient)
-        else:
-            part = shared.dweight[: gradient.numel()].view(gradient.shape)
-            torch.mm(dout_t, x, out=part)
-            self.kernels.call("add_gradient", self.dtype, gradient.numel(), part, gradient)
+        self.products.backward(dout, matrix.weight, dx)
+        self.products.gradient(dout_t, x, matrix, writes=shared.writes)
 
 
 class _Pass(torch.autograd.Function):

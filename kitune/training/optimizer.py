@@ -10,10 +10,7 @@ from torch import Tensor, nn
 
 from kitune.config import TrainOptions
 from kitune.model.kernels import Kernels
-
-# Every parameter begins at a multiple of so many bytes, in fresh and resumed runs alike: what oneDNN and MKL compute
-# moves in the last bit with the alignment of their operands.
-ALIGNMENT_BYTES = 64
+from kitune.model.memory import ALIGNMENT_BYTES, zeros
 
 
 @dataclass(frozen=True)
@@ -27,14 +24,6 @@ class Slot:
     def of(self, buffer: Tensor) -> Tensor:
         """This parameter's view of a flat buffer."""
         return buffer[self.begin : self.begin + self.shape.numel()].view(self.shape)
-
-
-def aligned_zeros(size: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """(size,) zeros that begin at a multiple of `ALIGNMENT_BYTES`."""
-    spare = ALIGNMENT_BYTES // dtype.itemsize
-    raw = torch.zeros(size + spare, dtype=dtype, device=device)
-    shift = -raw.data_ptr() % ALIGNMENT_BYTES // dtype.itemsize
-    return raw[shift : shift + size]
 
 
 def decays(parameter: Tensor) -> bool:
@@ -79,15 +68,15 @@ class FlatAdamW:
             self.slots.append(Slot(name, size, parameter.shape))
             size += -(-parameter.numel() // step) * step
             self.num_decayed = size if decays(parameter) else self.num_decayed
-        self.master = aligned_zeros(size, torch.float32, device)
-        self.working = self.master if dtype == torch.float32 else aligned_zeros(size, dtype, device)
-        self.exchanged = aligned_zeros(size + 2, torch.float32, device)
+        self.master = zeros(size, torch.float32, device)
+        self.working = self.master if dtype == torch.float32 else zeros(size, dtype, device)
+        self.exchanged = zeros(size + 2, torch.float32, device)
         self.gradient, self.loss, self.end_requests = (
             self.exchanged[:size],
             self.exchanged[size],
             self.exchanged[size + 1],
         )
-        self.moments = (aligned_zeros(size, torch.float32, device), aligned_zeros(size, torch.float32, device))
+        self.moments = (zeros(size, torch.float32, device), zeros(size, torch.float32, device))
         self.parameters = [parameter for _, parameter in ordered]
         self._slot_of = {id(parameter): slot for slot, parameter in zip(self.slots, self.parameters, strict=True)}
         with torch.no_grad():
@@ -147,7 +136,7 @@ class FlatAdamW:
         if self.working is self.master:
             return None
         if self._low_gradient is None:  # pages that nobody writes to take no memory
-            self._low_gradient = aligned_zeros(len(self.master), self.working.dtype, self.master.device)
+            self._low_gradient = zeros(len(self.master), self.working.dtype, self.master.device)
         return self._slot_of[id(parameter)].of(self._low_gradient)
 
     def zero_gradient(self) -> None:

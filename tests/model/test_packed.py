@@ -173,8 +173,10 @@ def test_passes_of_one_update_add_up_and_the_next_update_begins_anew(dtype: torc
         torch.autograd.backward(F.cross_entropy(logits.float(), torch.arange(len(logits)) % 3))
     fast.optimizer.gather_gradient()
     for name, parameter in fast.named_parameters():
-        together = sum(part[name] for part in apart)
-        torch.testing.assert_close(parameter.grad, together, rtol=1e-5, atol=1e-6)
+        parts = [part[name] for part in apart]
+        # In bf16 the only pass of an update rounds its gradients, and one of several need not.
+        rounding = 1e-6 if dtype == torch.float32 else 2**-8 * max(float(part.abs().max()) for part in parts)
+        torch.testing.assert_close(parameter.grad, sum(parts), rtol=1e-5, atol=rounding)
 
 
 def test_one_pass_makes_the_same_update_whether_its_gradients_are_gathered_or_not() -> None:

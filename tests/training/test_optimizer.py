@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from kitune.config import TrainOptions
-from kitune.training.optimizer import ALIGNMENT_BYTES, FlatAdamW
+from kitune.model.memory import ALIGNMENT_BYTES
+from kitune.training.optimizer import FlatAdamW
 
 CPU = torch.device("cpu")
 OPTIONS = TrainOptions(weight_decay=0.1, beta1=0.85, beta2=0.98, epsilon=1e-6)

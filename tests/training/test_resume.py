@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 
+from kitune.model.memory import ALIGNMENT_BYTES, zeros
 from kitune.training import optimizer
 from tests.training.runs import content, in_child, killed_after_step, killed_in_save, resume, train
 
@@ -180,21 +181,13 @@ def test_a_resumed_run_is_equal_even_where_memory_is_laid_out_otherwise(case_of:
     work = train(run, case.data, case.model, case.options)
     assert in_child(killed_after_step(7, work), log=log) == -signal.SIGKILL
 
-    def shifted_zeros(size: int | tuple[()], **how: Any) -> torch.Tensor:
-        """What torch.zeros gives, but beginning one element late: 4 bytes off the alignment."""
-        return torch.empty(size + 1, **how)[1:].zero_() if isinstance(size, int) else torch.zeros(size, **how)
-
     def resume_shifted() -> None:
-        class Shifted:
-            def __getattr__(self, name: str) -> Any:
-                return shifted_zeros if name == "zeros" else getattr(torch, name)
+        def shifted(size: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+            """Memory that begins one vector behind a page."""
+            return zeros(size + ALIGNMENT_BYTES, dtype, device)[ALIGNMENT_BYTES // dtype.itemsize :][:size]
 
-        made = optimizer.aligned_zeros(64, torch.float32, torch.device("cpu"))
-        assert made.data_ptr() % 64 == 0
-        vars(optimizer)["torch"] = Shifted()
-        assert Shifted().zeros(8, dtype=torch.float32).data_ptr() % 64 == 4
-        made = optimizer.aligned_zeros(64, torch.float32, torch.device("cpu"))
-        assert made.data_ptr() % 64 == 0
+        assert shifted(8, torch.float32, torch.device("cpu")).data_ptr() % 4096 == ALIGNMENT_BYTES
+        vars(optimizer)["zeros"] = shifted
         resume(run, case.data)()
 
     assert in_child(resume_shifted, log=log) == 0, log.read_text()
