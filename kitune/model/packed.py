@@ -190,11 +190,11 @@ class PackedEncoder:
             layer.context, layer.y_low = self.room(f"context {mine}", out, d), self.room(f"y {mine}", out, d)
             layer.slope, layer.inner = self.room(f"slope {mine}", out, inner), self.room(f"inner {mine}", out, inner)
             if learns:
-                layer.log_sums = self.room(f"log sums {mine}", out, self.heads, fp32)
+                layer.softmax = self.room(f"softmax {mine}", out, 2 * self.heads, fp32)
                 layer.normals = [self.room(f"normal {mine} {i}", out, d) for i in range(2)]
                 layer.rstds = [self.room(f"rstd {mine} {i}", out, 1, fp32) for i in range(2)]
             else:
-                layer.log_sums, layer.normals, layer.rstds = None, [None, None], [None, None]
+                layer.softmax, layer.normals, layer.rstds = None, [None, None], [None, None]
             kept.append(layer)
         if learns:
             shared.normal, shared.rstd = self.room("normal", n, d), self.room("rstd", n, 1, fp32)
@@ -252,11 +252,11 @@ class PackedEncoder:
             multiply(rooms.low, qkv.weight, qkv.bias, rooms.qkv)
             other = shared.residual[1]
         attention = self.attention_of(rooms, batch, keys[0])
-        self.kernels.call("attention", self.dtype, *attention, rooms.context, rooms.log_sums)
+        self.kernels.call("attention", self.dtype, *attention, rooms.context, rooms.softmax)
         dense = shared.dense.view(-1)[: rooms.out * d].view(rooms.out, d)
         multiply(rooms.context, layer.out.weight, None, dense)
         self.residual_norm(n, dense, residual, layer.attention_norm, keys[1], share, other, rooms.y_low, rooms, 0)
-        learns = rooms.log_sums is not None
+        learns = rooms.softmax is not None
         self.products.forward_gelu(n, rooms.y_low, layer, rooms.slope, rooms.inner, learns=learns)
         multiply(rooms.inner, layer.down.weight, None, dense)
         self.residual_norm(n, dense, other, layer.norm, keys[2], share, residual, following, rooms, 1)
@@ -372,7 +372,7 @@ class PackedEncoder:
         if not few:
             dqkv, dqkv_t = shared.dqkv, shared.dqkv_t
             call(
-                "attention_backward", self.dtype, *attention, dcontext, rooms.log_sums,
+                "attention_backward", self.dtype, *attention, dcontext, rooms.softmax,
                 dqkv, 3 * d, dqkv[:, d:], dqkv[:, 2 * d :], 3 * d,
             )  # fmt: skip
             self.through(layer.qkv, n, rooms.n, dqkv, dqkv_t, rooms.low, shared.dlow, shared)
@@ -380,7 +380,7 @@ class PackedEncoder:
         dkv, dkv_t = cut(shared.dqkv, rooms.n, 2 * d), cut(shared.dqkv_t, 2 * d, rooms.n)
         dq = cut(shared.dense, out, d)
         call(
-            "attention_backward", self.dtype, *attention, dcontext, rooms.log_sums,
+            "attention_backward", self.dtype, *attention, dcontext, rooms.softmax,
             dq, d, dkv, dkv[:, d:], 2 * d,
         )  # fmt: skip
         self.through(layer.qkv[:d], n, out, dq, ddense_t, rooms.first_low, dcontext, shared)

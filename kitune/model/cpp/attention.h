@@ -53,14 +53,96 @@ struct Shape {
     const int64_t *query_starts, *key_starts;
     long longest; // keys of the longest sequence
     float scale;
+    long queries() const { return query_starts[sequences]; }
     long padded_keys() const { return padded(longest); }
     // Dropout's place of the first probability of a query token and head.
     uint32_t place(long token, long head) const { return (uint32_t)((token * heads + head) * padded_keys()); }
 };
 
-// out = softmax(scale q k^T) v with dropout on the probabilities; keeps the logarithm of each softmax's sum, (tokens, heads).
+inline I lanes() { return I{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}; }
+
+// work(number of vectors of `columns` numbers): as a constant for short rows, which then stay in registers, and else 0.
+template <class Work> inline void for_width(long columns, Work work) {
+    switch (columns / BLOCK) {
+    case 1: return work(std::integral_constant<long, 2>());
+    case 2: return work(std::integral_constant<long, 4>());
+    case 3: return work(std::integral_constant<long, 6>());
+    case 4: return work(std::integral_constant<long, 8>());
+    default: return work(std::integral_constant<long, 0>());
+    }
+}
+
+// What backward needs of a softmax to compute it again: its largest exponent and one over its sum.
+struct Softmax {
+    float top, one_over;
+};
+
+// The softmax of `n` scaled scores with dropout, zeros behind them up to `columns`; V as for_width gives it.
+template <long V, class T>
+inline Softmax softmax_row(float *scores, long n, long columns, float scale, const Dropout &dropout, uint32_t place, T *shares) {
+    F own[V ? V : 1];
+    F *x = V ? own : (F *)scores;
+    const long count = V ? V : columns / W;
+    F tops = all(-INFINITY);
+#pragma GCC unroll 8
+    for (long j = 0; j < count; j++) {
+        F score = load(scores + j * W);
+        if (j >= count - 2) score = lanes() < (int32_t)(n - j * W) ? score : all(-INFINITY);
+        x[j] = score;
+        tops = larger(score, tops);
+    }
+    const float top = largest(tops) * scale;
+    F total = {};
+#pragma GCC unroll 8
+    for (long j = 0; j < count; j++) {
+        F e = exponential(x[j] * scale - top);
+        if (j >= count - 2) e = lanes() < (int32_t)(n - j * W) ? e : F{};
+        total += e;
+        x[j] = e;
+    }
+    const float one_over = 1.0f / sum(total);
+#pragma GCC unroll 4
+    for (long j = 0; j < count; j += 2) {
+        F p = x[j] * one_over, p2 = x[j + 1] * one_over;
+        dropout.apply(place + (uint32_t)(j * W), p, p2);
+        store(shares + j * W, p);
+        store(shares + (j + 1) * W, p2);
+    }
+    return {top, one_over};
+}
+
+// Backward of softmax_row from its scores and the gradients of its shares: the shares again, and the gradients of the scores.
+template <long V, class T>
+inline void softmax_row_backward(float *scores, float *dshares, Softmax kept, long n, long columns, float scale, const Dropout &dropout,
+                                 uint32_t place, T *shares, T *dscores) {
+    F own_p[V ? V : 1], own_dp[V ? V : 1];
+    F *p = V ? own_p : (F *)scores, *dp = V ? own_dp : (F *)dshares;
+    const long count = V ? V : columns / W;
+    F along = {}, total = {}; // of the same numbers as the scores' gradients, which so add up to zero
+#pragma GCC unroll 4
+    for (long j = 0; j < count; j += 2) {
+        F factors[2] = {all(1.0f), all(1.0f)};
+        if (dropout) dropout.factors(place + (uint32_t)(j * W), factors[0], factors[1]);
+        for (long i = j; i < j + 2; i++) {
+            F share = exponential(load(scores + i * W) * scale - kept.top) * kept.one_over;
+            if (j >= count - 2) share = lanes() < (int32_t)(n - i * W) ? share : F{};
+            F dshare = load(dshares + i * W) * factors[i - j];
+            store(shares + i * W, share * factors[i - j]);
+            along += share * dshare;
+            total += share;
+            p[i] = share;
+            dp[i] = dshare;
+        }
+    }
+    const F whole = all(sum(along) / sum(total));
+#pragma GCC unroll 8
+    for (long j = 0; j < count; j++) store(dscores + j * W, p[j] * (dp[j] - whole) * scale);
+}
+
+// out = softmax(scale q k^T) v with dropout on the probabilities; keeps what backward needs of each softmax, (heads, tokens), so
+// that no two threads write to one cache line.
 template <class T>
-void attention(Shape shape, const T *q, long q_stride, const T *k, const T *v, long kv_stride, Dropout dropout, T *out, float *log_sums,
+void attention(Shape shape, const T *q, long q_stride, const T *k, const T *v, long kv_stride, Dropout dropout, T *out, Softmax *kept,
                int threads) {
     const long d = shape.width, model = shape.heads * d;
 #pragma omp parallel num_threads(threads) if (threads > 1)
@@ -70,7 +152,7 @@ void attention(Shape shape, const T *q, long q_stride, const T *k, const T *v, l
         T *rows = (T *)scratch((d * W + 2 * d * most + W * most) * sizeof(T) + (W * most + W * d) * 4 + 64);
         T *keys = rows + d * W, *values = keys + d * most, *shares = values + d * most;
         float *scores = (float *)(shares + W * most), *result = scores + W * most;
-#pragma omp for schedule(dynamic, 1)
+#pragma omp for schedule(dynamic, shape.heads)
         for (long item = 0; item < shape.sequences * shape.heads; item++) {
             const long s = item / shape.heads, h = item % shape.heads;
             const long q0 = shape.query_starts[s], queries = shape.query_starts[s + 1] - q0;
@@ -81,30 +163,13 @@ void attention(Shape shape, const T *q, long q_stride, const T *k, const T *v, l
                 const long left = queries - block < W ? queries - block : W;
                 copy_rows(q + (q0 + block) * q_stride + h * d, q_stride, left, W, d, rows);
                 product(rows, d, keys, columns, d, scores, columns);
-                for (long r = 0; r < left; r++) {
-                    float *row = scores + r * columns;
-                    for (long j = n; j < columns; j++) row[j] = -INFINITY;
-                    F top = all(-INFINITY);
-                    for (long j = 0; j < columns; j += W) top = larger(load(row + j), top);
-                    const float most_of_row = largest(top) * shape.scale;
-                    F total = {};
-                    for (long j = 0; j < columns; j += W) {
-                        F x = load(row + j);
-                        F e = exponential(x * shape.scale - most_of_row);
-                        e = x == -INFINITY ? F{} : e;
-                        total += e;
-                        store(row + j, e);
+                for_width(columns, [&](auto vectors) {
+                    for (long r = 0; r < left; r++) {
+                        const Softmax softmax = softmax_row<vectors()>(scores + r * columns, n, columns, shape.scale, dropout,
+                                                                       shape.place(q0 + block + r, h), shares + r * columns);
+                        if (kept) kept[h * shape.queries() + q0 + block + r] = softmax;
                     }
-                    const float whole = sum(total), one_over = 1.0f / whole;
-                    if (log_sums) log_sums[(q0 + block + r) * shape.heads + h] = most_of_row + std::log(whole);
-                    const uint32_t place = shape.place(q0 + block + r, h);
-                    for (long j = 0; j < columns; j += 2 * W) {
-                        F p = load(row + j) * one_over, p2 = load(row + j + W) * one_over;
-                        dropout.apply(place + (uint32_t)j, p, p2);
-                        store(shares + r * columns + j, p);
-                        store(shares + r * columns + j + W, p2);
-                    }
-                }
+                });
                 memset((void *)(shares + left * columns), 0, (W - left) * columns * sizeof(T));
                 product(shares, columns, values, d, columns, result, d);
                 for (long r = 0; r < left; r++)
@@ -115,10 +180,10 @@ void attention(Shape shape, const T *q, long q_stride, const T *k, const T *v, l
     }
 }
 
-// Gradients of q, k and v from that of the output; probabilities are computed again from log_sums.
+// Gradients of q, k and v from that of the output; probabilities are computed again from the scores.
 template <class T>
 void attention_backward(Shape shape, const T *q, long q_stride, const T *k, const T *v, long kv_stride, Dropout dropout,
-                        const T *dout, const float *log_sums, T *dq, long dq_stride, T *dk, T *dv, long dkv_stride, int threads) {
+                        const T *dout, const Softmax *kept, T *dq, long dq_stride, T *dk, T *dv, long dkv_stride, int threads) {
     const long d = shape.width, model = shape.heads * d;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
@@ -131,7 +196,7 @@ void attention_backward(Shape shape, const T *q, long q_stride, const T *k, cons
         T *dscores = v_width + d * most, *shares = dscores + W * most;
         T *dscores_t = shares + W * most, *shares_t = dscores_t + most * most;
         float *scores = (float *)(shares_t + most * most), *dshares = scores + W * most, *result = dshares + W * most;
-#pragma omp for schedule(dynamic, 1)
+#pragma omp for schedule(dynamic, shape.heads)
         for (long item = 0; item < shape.sequences * shape.heads; item++) {
             const long s = item / shape.heads, h = item % shape.heads;
             const long q0 = shape.query_starts[s], queries = shape.query_starts[s + 1] - q0, q_rows_padded = padded(queries);
@@ -151,34 +216,12 @@ void attention_backward(Shape shape, const T *q, long q_stride, const T *k, cons
                     product(q_rows + block * d, d, k_width, columns, d, scores, columns);
                     product(dout_rows + block * d, d, v_width, columns, d, dshares, columns);
                 }
-                for (long r = 0; r < left; r++) {
-                    const long token = q0 + block + r;
-                    const float log_sum = log_sums[token * shape.heads + h];
-                    const uint32_t place = shape.place(token, h);
-                    float *row = scores + r * columns, *drow = dshares + r * columns;
-                    F along = {}, total = {}; // of the same numbers as the scores' gradients, which so add up to zero
-                    for (long j = 0; j < columns; j += 2 * W) {
-                        F kept[2] = {all(1.0f), all(1.0f)};
-                        if (dropout) dropout.factors(place + (uint32_t)j, kept[0], kept[1]);
-                        for (int half = 0; half < 2; half++) {
-                            const long at = j + half * W;
-                            F p = exponential(load(row + at) * shape.scale - log_sum);
-                            if (at + W > n) { // columns behind the end of the sequence
-                                const I lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-                                p = lane < (int32_t)(n - at) ? p : F{};
-                            }
-                            F dp = load(drow + at) * kept[half];
-                            store(shares + r * columns + at, p * kept[half]);
-                            along += p * dp;
-                            total += p;
-                            store(row + at, p);
-                            store(drow + at, dp);
-                        }
-                    }
-                    const float whole = sum(along) / sum(total);
-                    for (long j = 0; j < columns; j += W)
-                        store(dscores + r * columns + j, load(row + j) * (load(drow + j) - whole) * shape.scale);
-                }
+                for_width(columns, [&](auto vectors) {
+                    for (long r = 0; r < left; r++)
+                        softmax_row_backward<vectors()>(scores + r * columns, dshares + r * columns,
+                                                        kept[h * shape.queries() + q0 + block + r], n, columns, shape.scale, dropout,
+                                                        shape.place(q0 + block + r, h), shares + r * columns, dscores + r * columns);
+                });
                 if (left < W) {
                     memset((void *)(dscores + left * columns), 0, (W - left) * columns * sizeof(T));
                     memset((void *)(shares + left * columns), 0, (W - left) * columns * sizeof(T));

@@ -49,16 +49,16 @@
     }                                                                                                                                \
     extern "C" void attention_##SUFFIX(long sequences, long heads, long width, const int64_t *query_starts,                          \
                                        const int64_t *key_starts, long longest, float scale, const T *q, long q_stride, const T *k,  \
-                                       const T *v, long kv_stride, uint64_t key, float share, T *out, float *log_sums,               \
+                                       const T *v, long kv_stride, uint64_t key, float share, T *out, Softmax *kept,               \
                                        int threads) {                                                                                \
-        attention(SHAPE, q, q_stride, k, v, kv_stride, Dropout(key, share), out, log_sums, threads);                                 \
+        attention(SHAPE, q, q_stride, k, v, kv_stride, Dropout(key, share), out, kept, threads);                                 \
     }                                                                                                                                \
     extern "C" void attention_backward_##SUFFIX(long sequences, long heads, long width, const int64_t *query_starts,                 \
                                                 const int64_t *key_starts, long longest, float scale, const T *q, long q_stride,     \
                                                 const T *k, const T *v, long kv_stride, uint64_t key, float share, const T *dout,    \
-                                                const float *log_sums, T *dq, long dq_stride, T *dk, T *dv,           \
+                                                const Softmax *kept, T *dq, long dq_stride, T *dk, T *dv,           \
                                                 long dkv_stride, int threads) {                                                      \
-        attention_backward(SHAPE, q, q_stride, k, v, kv_stride, Dropout(key, share), dout, log_sums, dq, dq_stride, dk, dv,     \
+        attention_backward(SHAPE, q, q_stride, k, v, kv_stride, Dropout(key, share), dout, kept, dq, dq_stride, dk, dv,     \
                            dkv_stride, threads);                                                                                     \
     }                                                                                                                                \
     extern "C" void add_gradient_##SUFFIX(long n, const T *from, float *to, int threads) { add_gradient(n, from, to, threads); }     \

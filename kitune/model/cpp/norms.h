@@ -167,7 +167,7 @@ void scatter_add(long n, long d, const float *gradient, const int32_t *row, long
 // gelu(u), and gelu'(u) in `slope`. The normal distribution after Abramowitz and Stegun 7.1.26 (absolute error 8e-8), whose
 // exponential serves the slope too.
 inline F gelu(F u, F &slope) {
-    F size = u < 0.0f ? -u : u;
+    F size = larger(u, -u);
     F e = exponential(u * u * -0.5f);
     F k = inverse(1.0f + size * (0.3275911f * 0.70710678118654752f));
     F tail = ((((1.061405429f * k - 1.453152027f) * k + 1.421413741f) * k - 0.284496736f) * k + 0.254829592f) * k;

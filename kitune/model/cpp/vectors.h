@@ -62,7 +62,13 @@ inline float sum(F v) {
     return s;
 #endif
 }
+#if defined(__AVX512F__)
+inline F larger(F a, F b) { return (F)_mm512_max_ps((__m512)a, (__m512)b); }
+inline F smaller(F a, F b) { return (F)_mm512_min_ps((__m512)a, (__m512)b); }
+#else
 inline F larger(F a, F b) { return a > b ? a : b; }
+inline F smaller(F a, F b) { return a < b ? a : b; }
+#endif
 inline float largest(F v) {
 #if defined(__AVX512F__)
     return _mm512_reduce_max_ps((__m512)v);
@@ -91,8 +97,7 @@ inline F inverse(F v) {
 
 // e^x to 2 ulp, after Cephes' expf: x = n ln 2 + r, a polynomial for e^r, n into the exponent.
 inline F exponential(F x) {
-    x = x < -87.0f ? all(-87.0f) : x;
-    x = x > 88.0f ? all(88.0f) : x;
+    x = smaller(all(88.0f), larger(all(-87.0f), x)); // in this order, which lets NaN through
     const F magic = all(12582912.0f); // 1.5 * 2^23: adding it rounds to an integer in the low bits
     F shifted = x * 1.44269504088896341f + magic;
     F n = shifted - magic;
@@ -155,7 +160,7 @@ struct Dropout {
     // decides about one place.
     inline void factors(uint32_t at, F &first, F &second) const {
         const U lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-        U x = (lane + at / 2) * 0x9E3779B1u + key_a;
+        U x = lane * 0x9E3779B1u + (at / 2 * 0x9E3779B1u + key_a);
         x ^= x >> 15;
         x *= 0x85EBCA6Bu;
         x ^= key_b;
