@@ -1,7 +1,8 @@
 """The main job, readable from top to bottom: from data to a run."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+import gc
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from kitune.evaluate.score import Predictions, outputs, plan_prediction, score, 
 from kitune.metrics import Metrics, table_line
 from kitune.model.encoder import Pretrained, load_pretrained, model_folder
 from kitune.model.engine import kernels_for, speed_up
-from kitune.model.vocabulary import rows_in_use, use_rows
+from kitune.model.vocabulary import use_rows
 from kitune.predict import Model, load, load_to_answer, write_predictions
 from kitune.resume import (
     not_finite,
@@ -33,7 +34,6 @@ from kitune.resume import (
 )
 from kitune.run_folder import (
     Keeper,
-    best_weights,
     choose_folder,
     create,
     facts,
@@ -167,7 +167,10 @@ def finetune(options: RunOptions, sources: Mapping[str, Source], out: str | Path
         record = {**facts(machine), "model": began, "data": parts.fingerprints(), "resumed": []}
         folder = create(out, resolved, record)
     folder = Path(agree(machine, str(folder)))
-    return learn(folder, parts, training, pretrained.tokenizer, encoded, resolved, record=None)
+    with explained(folder, parts, resolved, machine):
+        state = learn(folder, parts, training, pretrained.tokenizer, encoded, resolved, record=None)
+        del training, pretrained
+        return finish(folder, parts, encoded, state, resolved, machine)
 
 
 def go_on(folder: Path, changes: Mapping[str, Any], sources: Mapping[str, Source]) -> Run:
@@ -189,7 +192,10 @@ def go_on(folder: Path, changes: Mapping[str, Any], sources: Mapping[str, Source
     refuse_changed_model(folder, record, pretrained)
     encoded = encode_parts(parts, pretrained, options, machine)
     training = training_for(parts, pretrained, encoded, options, machine)
-    return learn(folder, parts, training, pretrained.tokenizer, encoded, options, record=record)
+    with explained(folder, parts, options, machine):
+        state = learn(folder, parts, training, pretrained.tokenizer, encoded, options, record=record)
+        del training, pretrained
+        return finish(folder, parts, encoded, state, options, machine)
 
 
 def network_for(parts: Parts) -> Pretrained:
@@ -303,6 +309,20 @@ def training_for(
     return training
 
 
+@contextmanager
+def explained(folder: Path, parts: Parts, options: RunOptions, machine: Machine) -> Iterator[None]:
+    """Nobody else works in the run's folder meanwhile, and what ends the work early ends it with a sentence."""
+    with only_one(folder) if machine.is_first else nullcontext():
+        try:
+            yield
+        except NotFinite as found:
+            raise not_finite(found, parts.tables["train"], folder, options) from None
+        except Interrupted:
+            raise KeyboardInterrupt(command("kitune", "train", "--resume", folder)) from None
+        except OSError as error:
+            raise no_room(folder, error.strerror or str(error)) from None
+
+
 def learn(
     folder: Path,
     parts: Parts,
@@ -312,31 +332,23 @@ def learn(
     options: RunOptions,
     *,
     record: dict[str, Any] | None,
-) -> Run:
-    """Fit from the start, or, where the `record` of an earlier start is given, from the newest whole checkpoint; then score
-    the best weights."""
+) -> State:
+    """Fit from the start, or, where the `record` of an earlier start is given, from the newest whole checkpoint."""
     network, optimizer, machine = training.network, training.optimizer, training.machine
-    with only_one(folder) if machine.is_first else nullcontext():
-        keeper = Keeper(folder, options, network, tokenizer, optimizer) if machine.is_first else None
-        machine.meet()
-        if record is None:
-            state = State(peak=float(options.train.learning_rate), planned_epochs=training.epochs.count)
-        else:
-            state = restored(folder, training)
-            noted(folder, record, options, machine)
-        journal = Journal(folder, writes=machine.is_first, step=state.step)
-        try:
-            journal.write_log(state.log)
-            train_network(training, state, journal, keeper, parts, encoded)
-            return finish(folder, parts, encoded, training, state, options)
-        except NotFinite as found:
-            raise not_finite(found, parts.tables["train"], folder, options) from None
-        except Interrupted:
-            raise KeyboardInterrupt(command("kitune", "train", "--resume", folder)) from None
-        except OSError as error:
-            raise no_room(folder, error.strerror or str(error)) from None
-        finally:
-            journal.close()
+    keeper = Keeper(folder, options, network, tokenizer, optimizer) if machine.is_first else None
+    machine.meet()
+    if record is None:
+        state = State(peak=float(options.train.learning_rate), planned_epochs=training.epochs.count)
+    else:
+        state = restored(folder, training)
+        noted(folder, record, options, machine)
+    journal = Journal(folder, writes=machine.is_first, step=state.step)
+    try:
+        journal.write_log(state.log)
+        train_network(training, state, journal, keeper, parts, encoded)
+    finally:
+        journal.close()
+    return state
 
 
 def train_network(
@@ -389,25 +401,22 @@ def finish(
     folder: Path,
     parts: Parts,
     encoded: Mapping[str, Encoded],
-    training: Training,
     state: State,
     options: RunOptions,
+    machine: Machine,
 ) -> Run:
     """Score the best weights on valid and, once, on test; write the predictions; say where everything is."""
-    machine = training.machine
+    gc.collect()  # what only learning needed goes before the best weights come; a network's fast path refers to itself
     machine.meet()  # best/ is on the disk
-    facts = read_metrics(folder / "best")
-    training.optimizer.load_weights(rows_in_use(training.network, best_weights(folder)))
-    threshold = float(facts.get("threshold", 0.5))
+    threshold = float(read_metrics(folder / "best").get("threshold", 0.5))
     metrics: dict[str, Metrics] = {}
     # What is read here is what predict will say.
-    network = training.network
-    if machine.precision != "fp32":
-        network = load_to_answer(folder / "best", parts.task, parts.names, options.engine, machine).network
+    answering = load_to_answer(folder / "best", parts.task, parts.names, options.engine, machine)
+    pad_id = answering.tokenizer.pad_token_id or 0
     for part in ("valid", "test"):
         if part not in encoded:
             continue
-        logits = outputs(network, encoded[part], pad_id=training.pad_id, machine=machine)
+        logits = outputs(answering.network, encoded[part], pad_id=pad_id, machine=machine)
         metrics[part] = score(parts.task, logits, encoded[part], threshold=threshold)
         if machine.is_first:
             answers = Predictions(logits, parts.names, parts.task, threshold)

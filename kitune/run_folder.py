@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -211,19 +210,6 @@ def read_metrics(model: Path) -> dict[str, Any]:
     except (OSError, ValueError):
         raise damaged(path) from None
     return found
-
-
-def best_weights(folder: Path) -> dict[str, Tensor]:
-    """The weights of best/ by name.
-
-    Raises:
-        UserError: the file is damaged.
-    """
-    path = folder / "best" / WEIGHTS
-    try:
-        return dict(load_file(path))
-    except (OSError, SafetensorError):
-        raise damaged(path) from None
 
 
 def damaged(path: Path) -> UserError:

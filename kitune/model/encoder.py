@@ -289,7 +289,8 @@ def load_pretrained(
     except (SafetensorError, OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise UserError(
-            f"{folder}: its weights do not load, as a truncated file does not: {reason}", fix="download the model again"
+            f"{folder}: its weights do not load, as a truncated file does not: {reason}",
+            fix="download the model again; of a run, use last/ (--which last), or train again with another --out",
         ) from None
     except ValueError as error:
         reason = " ".join(str(error).split())[:200]
