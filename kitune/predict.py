@@ -169,7 +169,9 @@ def load_to_answer(
     pretrained = load_pretrained(folder, task, names)
     network, dtype = pretrained.network.eval().requires_grad_(False), DTYPES[machine.precision]
     fast = kernels_for(engine, dtype=dtype, device=machine.device, threads=machine.threads)
-    if fast is None or speed_up(network, engine, kernels=fast, dtype=dtype, store=OwnWeights()) is not None:
+    if fast is None:
+        network.to(machine.device, dtype)
+    if speed_up(network, engine, kernels=fast, dtype=dtype, store=OwnWeights()) is not None:
         network.to(machine.device, dtype)
     return pretrained
 

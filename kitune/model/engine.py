@@ -8,6 +8,7 @@ from kitune.config import EngineOptions
 from kitune.model.families import Store, fits
 from kitune.model.kernels import SUFFIX, Kernels, kernels
 from kitune.model.packed import use_packed
+from kitune.model.unpadded import suits, use_unpadded
 
 
 def kernels_for(options: EngineOptions, *, dtype: torch.dtype, device: torch.device, threads: int) -> Kernels | None:
@@ -28,7 +29,7 @@ def speed_up(
     dtype: torch.dtype,
     store: Store,
 ) -> str | None:
-    """Let the network take the packed path where it can; the reason where it cannot, unless that was asked for.
+    """Let the network take the fast path of where it computes; the reason where it cannot, unless that was asked for.
 
     Args:
         kernels: as `kernels_for` gave them.
@@ -37,10 +38,18 @@ def speed_up(
     """
     if options.plain:
         return None
-    if any(parameter.device.type != "cpu" for parameter in network.parameters()):
+    device = next(network.parameters()).device.type
+    if device == "cuda":
+        reason = "engine.gradient_checkpointing was asked for" if options.gradient_checkpointing else suits(network)
+        if reason is None and dtype == torch.float32:
+            return None  # FlashAttention has no fp32: nothing would be gained
+        if reason is None:
+            use_unpadded(network)
+            return None
+    elif device != "cpu":
         return None
-    if options.gradient_checkpointing:
-        reason: str | None = "engine.gradient_checkpointing was asked for"
+    elif options.gradient_checkpointing:
+        reason = "engine.gradient_checkpointing was asked for"
     elif dtype not in SUFFIX:
         reason = "there is no other in fp16 on a CPU"
     elif kernels is None:
