@@ -38,6 +38,7 @@ from pairs import (
     warn_of_neighbours,
 )
 from predicting import SIDES
+from predicting import MAX_LENGTH
 from quality import starter_folder
 from sets import PAIR, load_set, tab_rows
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
@@ -116,7 +117,9 @@ def classifier(folder: Path) -> Path:
     torch.manual_seed(1)
     network = AutoModelForSequenceClassification.from_pretrained(starter_folder(), num_labels=LABELS)
     network.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(starter_folder()).save_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(starter_folder())
+    tokenizer.model_max_length = MAX_LENGTH  # where sentence-transformers and all peers cut
+    tokenizer.save_pretrained(folder)
     return folder
 
 

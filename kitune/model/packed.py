@@ -126,8 +126,9 @@ class PackedEncoder:
         layers = encoder.get_submodule(family.layers)
         store.hand_over([layer.get_submodule(name).weight for layer in layers for name in names])
         self.num_passes = 0
+        self._learned = False
         self._rooms: dict[str, Tensor] = {}
-        self._shapes: dict[tuple[int, int, bool], tuple[SimpleNamespace, list[SimpleNamespace]]] = {}
+        self._shapes: dict[tuple[int, int], tuple[SimpleNamespace, list[SimpleNamespace]]] = {}
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None, *, drops: bool
@@ -160,10 +161,17 @@ class PackedEncoder:
         return held[:size].view(rows, columns)
 
     def rooms(self, batch: Packed, *, learns: bool) -> tuple[SimpleNamespace, list[SimpleNamespace]]:
-        """The memory of a pass: what all layers share, and what each keeps for backward."""
+        """The memory of a pass: what all layers share, and what each keeps for backward.
+
+        Passes that learn give theirs back before others take any: an evaluation needs memory of its own, for its metrics.
+        """
+        if learns != self._learned:
+            self._rooms.clear()
+            self._shapes.clear()
+            self._learned = learns
         n, rows = rounded(batch.num_tokens), rounded(batch.num_rows)
-        if (n, rows, learns) in self._shapes:
-            return self._shapes[n, rows, learns]
+        if (n, rows) in self._shapes:
+            return self._shapes[n, rows]
         d, inner, fp32 = self.width, self.inner, torch.float32
         shared = SimpleNamespace(
             residual=[self.room(f"residual {i}", n, d, fp32) for i in range(2)],
@@ -200,13 +208,14 @@ class PackedEncoder:
             shared.normal, shared.rstd = self.room("normal", n, d), self.room("rstd", n, 1, fp32)
         else:
             shared.normal = shared.rstd = None
-        self._shapes[n, rows, learns] = shared, kept
+        self._shapes[n, rows] = shared, kept
         return shared, kept
 
     # ---- forward ----
 
     def run(self, batch: Packed, keys: Sequence[int], *, learns: bool) -> Tensor:
         """Hidden states of every token, (tokens, width), or of each row's first, (rows, width)."""
+        self.num_passes += 1
         shared, kept = self.rooms(batch, learns=learns)
         share = self.hidden_dropout if keys[0] else 0.0
         n, residual = batch.num_tokens, shared.residual[0]
@@ -413,9 +422,9 @@ class _Pass(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, anchor: Tensor, encoder: PackedEncoder, batch: Packed, keys: Sequence[int]) -> Tensor:
-        encoder.num_passes += 1
+        hidden = encoder.run(batch, keys, learns=True)
         ctx.told = encoder, batch, keys, encoder.num_passes
-        return encoder.run(batch, keys, learns=True)
+        return hidden
 
     @staticmethod
     def backward(ctx: Any, dhidden: Tensor) -> tuple[None, ...]:
