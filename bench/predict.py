@@ -37,8 +37,7 @@ from pairs import (
     spread,
     warn_of_neighbours,
 )
-from predicting import SIDES
-from predicting import MAX_LENGTH
+from predicting import MAX_LENGTH, SIDES
 from quality import starter_folder
 from sets import PAIR, load_set, tab_rows
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
