@@ -132,6 +132,8 @@ def with_kitune(told: Told, folder: Path) -> Line:
         }
         between = {name: clock.around(f"{name}_s", call) for name, call in between.items()}
         clock.around("loop_s", real_fit)(training, state, journal, **between)
+        if state.best_step is not None and "checkpoints" not in told.keeps:
+            save(state, True)  # the weights that are scored at the end
         seen["steps"] = state.step
 
     recipe.fit = fit

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kitune.errors import UserError, command
+from kitune.training.direct import blocks
 
 MANIFEST = "manifest.json"
 STAGING = ".staging-"
@@ -103,8 +104,10 @@ def manifest_of(folder: Path) -> dict[str, dict[str, int | str]]:
 
 def sha256(file: Path) -> str:
     """sha256 of a file's bytes."""
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
+    digest = hashlib.sha256()
+    for block in blocks(file):
+        digest.update(block)
+    return digest.hexdigest()
 
 
 def fault(folder: Path) -> str | None:

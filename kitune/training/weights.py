@@ -11,6 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from kitune.training.direct import NewFile
+
 NAMES = {
     torch.float32: "F32",
     torch.float16: "F16",
@@ -51,8 +53,8 @@ def write_weights(path: Path, tensors: dict[str, Piecewise]) -> None:
         begin = end
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
-    with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
+    with NewFile(path) as file:
+        file.write(memoryview(len(text).to_bytes(8, "little") + text))
         for tensor in tensors.values():
             for part in tensor.slices:
                 file.write(part.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
