@@ -110,6 +110,8 @@ def predict(
         require_new_file(out)  # before anything is computed
     model = load(run, which=part(which), precision=precision)  # type: ignore[arg-type]
     table = read_stream(sys.stdin, model.text or ("text",)) if data == "-" else model.read(data)
+    for note in table.notes:
+        print(note, file=sys.stderr)
     rows = predict_file(model, table, out, columns=columns or (), probabilities=probabilities)
     if out is not None:
         print(f"{rows:,} rows in {out}", file=sys.stderr)

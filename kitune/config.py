@@ -70,7 +70,15 @@ class DataOptions(Options):
         "auto", description="Tokens a text (or pair) may have; what is longer is cut."
     )
     encoding: str = Field(
-        "utf-8-sig", description="Encoding of the text files; the default reads UTF-8 with and without a BOM."
+        "auto",
+        description="Encoding of the text files; auto: UTF-8, else the one that the characters show, said aloud.",
+    )
+    delimiter: Literal[",", ";", "\t", "|"] | Auto = Field(
+        "auto",
+        description="What parts the fields of .csv, .tsv and .txt files; auto: the one that the first lines show.",
+    )
+    header: bool = Field(
+        True, description="Whether the first line names the columns; without one they are called 1, 2, 3 and so on."
     )
 
 

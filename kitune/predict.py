@@ -20,7 +20,7 @@ from kitune.config import Auto, DataOptions, EngineOptions, Precision, TaskName,
 from kitune.data.columns import guess_text, require_columns
 from kitune.data.encode import Encoded, encode
 from kitune.data.labels import label_array
-from kitune.data.read import Source, read_table
+from kitune.data.read import Source, layout_of, read_table
 from kitune.data.table import Table
 from kitune.errors import UserError, numbered
 from kitune.evaluate.score import WINDOW_ROWS, Predictions, outputs, score
@@ -88,7 +88,7 @@ class Model:
 
     def read(self, source: Source) -> Table:
         """A table from a file or frame, in the encoding that the model's own data had."""
-        return read_table(source, encoding=self.data.encoding)
+        return read_table(source, layout=layout_of(self.data))
 
     def columns_in(self, table: Table) -> tuple[str, ...]:
         """The text columns of `table` for this model."""

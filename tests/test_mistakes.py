@@ -123,10 +123,16 @@ def a_ragged_row(here: Path) -> Words:
     return train(here)
 
 
-@mistake("latin.csv, line 2: byte 0xe9 is not UTF-8", "--set data.encoding=")
-def another_encoding(here: Path) -> Words:
-    (here / "latin.csv").write_bytes("text,label\nun café,yes\nnon,no\n".encode("latin-1"))
+@mistake("latin.csv: not UTF-8, and its characters do not show which other encoding it is", "--set data.encoding=")
+def an_encoding_that_nothing_shows(here: Path) -> Words:
+    (here / "latin.csv").write_bytes("text,label\nþað þý,yes\nnon,no\n".encode("latin-1"))
     return train(here, "latin.csv")
+
+
+@mistake("latin.csv, line 2: byte 0xe9 is not UTF-8", "--set data.encoding=")
+def another_encoding_than_the_one_that_was_told(here: Path) -> Words:
+    (here / "latin.csv").write_bytes("text,label\nun café,yes\nnon,no\n".encode("latin-1"))
+    return [*train(here, "latin.csv"), "--set", "data.encoding=utf-8"]
 
 
 @mistake("there is no column 'txt'; there are id, text, label", "did you mean 'text'?")

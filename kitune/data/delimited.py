@@ -8,8 +8,9 @@ import codecs
 import csv
 import hashlib
 from collections.abc import Iterator
+from io import BufferedIOBase
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,7 @@ import pyarrow.csv
 from numpy.typing import NDArray
 
 from kitune.data.cache import cache_folder, content_key, made_once
+from kitune.data.encoding import open_bytes
 from kitune.data.table import Rows, Table
 
 # Bytes that become one Arrow chunk; a row that is longer than the most is not plain.
@@ -49,7 +51,7 @@ def plain_rows(path: Path, encoding: str, delimiter: str) -> Table | None:
     except OSError:
         pass  # a cache that cannot be written: then the rows stay in memory
     try:
-        with path.open("rb") as file:
+        with open_bytes(path) as file:
             chunks = list(parsed_blocks(file, delimiter, with_bom=with_bom))
     except NotPlain:
         return None
@@ -60,11 +62,12 @@ def plain_rows(path: Path, encoding: str, delimiter: str) -> Table | None:
 
 def mapped_rows(path: Path, delimiter: str, *, with_bom: bool) -> Table:
     """The same from an Arrow file in the cache, which is named by the content of `path` and made where it is missing."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    with open_bytes(path) as file:
+        content: Any = file
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
 
     def make(folder: Path) -> None:
-        with path.open("rb") as file, (folder / "lines.bin").open("wb") as lines_file:
+        with open_bytes(path) as file, (folder / "lines.bin").open("wb") as lines_file:
             blocks = parsed_blocks(file, delimiter, with_bom=with_bom)
             batch, lines = next(blocks)
             with pa.ipc.new_file(str(folder / "rows.arrow"), batch.schema) as writer:
@@ -79,7 +82,7 @@ def mapped_rows(path: Path, delimiter: str, *, with_bom: bool) -> Table:
     return Table(data, str(path), np.memmap(folder / "lines.bin", np.int64, mode="r"))
 
 
-def parsed_blocks(file: BinaryIO, delimiter: str, *, with_bom: bool) -> Iterator[tuple[pa.RecordBatch, Rows]]:
+def parsed_blocks(file: BufferedIOBase, delimiter: str, *, with_bom: bool) -> Iterator[tuple[pa.RecordBatch, Rows]]:
     """Each block's rows as strings, and the lines (from 1) on which they begin; at least one block.
 
     Raises:
@@ -108,7 +111,7 @@ def parsed_blocks(file: BinaryIO, delimiter: str, *, with_bom: bool) -> Iterator
         raise NotPlain
 
 
-def whole_rows(file: BinaryIO, *, quotes: bool) -> Iterator[tuple[bytes, NDArray[np.int64], NDArray[np.int64]]]:
+def whole_rows(file: BufferedIOBase, *, quotes: bool) -> Iterator[tuple[bytes, NDArray[np.int64], NDArray[np.int64]]]:
     """The file in blocks that end with a row: bytes, where its newlines are, and which of them end a row.
 
     Args:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from kitune.config import RunOptions, TaskName
 from kitune.data.columns import Columns, choose_columns, require_columns
 from kitune.data.labels import guess_task, label_array, label_names, require_learnable
-from kitune.data.read import Source, read_table
+from kitune.data.read import Source, layout_of, read_table
 from kitune.data.split import limit, split
 from kitune.data.table import Table
 from kitune.errors import UserError
@@ -74,11 +74,12 @@ def read_parts(options: RunOptions, sources: Mapping[str, Source]) -> tuple[Part
             "there is no training data", fix="kitune train DATA, with a .csv, .tsv, .jsonl or .parquet file"
         )
     tables = {
-        part: read_table(source, encoding=options.data.encoding, name=part)
+        part: read_table(source, layout=layout_of(options.data), name=part)
         for part, source in named.items()
         if source is not None
     }
-    columns, said = choose_columns(tables["train"], options.data)
+    columns, guessed_columns = choose_columns(tables["train"], options.data)
+    said = [note for table in tables.values() for note in table.notes] + guessed_columns
     assert columns.label is not None
     for table in tables.values():
         require_columns(table, [*columns.text, columns.label])

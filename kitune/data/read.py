@@ -1,9 +1,13 @@
 """One way in for every source: files by their ending, frames and lists as they are."""
 
 import csv
+import gzip
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import islice
 from pathlib import Path
 from types import NoneType
 from typing import Any, TypeAlias
@@ -11,7 +15,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import pyarrow as pa
 
+from kitune.config import DataOptions
 from kitune.data.delimited import plain_rows
+from kitune.data.encoding import AUTO, UTF8, by_characters, by_first_bytes, open_bytes, open_text
 from kitune.data.table import Table
 from kitune.errors import UserError, numbered
 
@@ -20,16 +26,34 @@ Source: TypeAlias = Any
 
 # Rows that become one Arrow chunk: Python objects of the whole file never stand in memory at once.
 CHUNK_ROWS = 10_000
+# Delimiters by their names in messages, and how many lines show which it is.
+DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
+FIRST_LINES = 50
 
 
-def read_table(source: Source, *, encoding: str = "utf-8-sig", name: str = "data") -> Table:
+@dataclass(frozen=True)
+class Layout:
+    """How a text file says its rows: the options of the same names."""
+
+    encoding: str = AUTO
+    delimiter: str = AUTO
+    header: bool = True
+
+
+def layout_of(options: DataOptions) -> Layout:
+    """The layout that the options tell."""
+    return Layout(options.encoding, options.delimiter, options.header)
+
+
+def read_table(source: Source, *, layout: Layout = Layout(), name: str = "data") -> Table:
     """The rows of `source`, each with its place.
 
-    Text files give strings only (`NA`, `null` and `007` stay what they are); JSON lines and Parquet keep their types.
+    Text files give strings only (`NA`, `null` and `007` stay what they are); JSON and Parquet keep their types.
 
     Args:
-        source: path of a .csv, .tsv, .jsonl or .parquet file, a frame, a `datasets.Dataset`, or a list of dicts.
-        encoding: of text files.
+        source: path of a .csv, .tsv, .txt, .jsonl, .json or .parquet file, of a text file with .gz behind it, a frame, a
+            `datasets.Dataset`, or a list of dicts.
+        layout: of text files.
         name: what messages call a source that is no file.
 
     Raises:
@@ -37,39 +61,64 @@ def read_table(source: Source, *, encoding: str = "utf-8-sig", name: str = "data
     """
     if isinstance(source, Table):
         return source
-    table = read_file(Path(source), encoding) if isinstance(source, str | Path) else from_python(source, name)
+    table = read_file(Path(source), layout) if isinstance(source, str | Path) else from_python(source, name)
     if not len(table):
         raise UserError(f"{table.source}: it has no rows", fix="give data with at least one row under the header")
     return table
 
 
-def read_file(path: Path, encoding: str) -> Table:
+def read_file(path: Path, layout: Layout) -> Table:
     """The table in a file, by its ending."""
     if path.is_dir():
-        inside = sorted(child.name for child in path.iterdir() if child.suffix in READERS)
+        inside = sorted(child.name for child in path.iterdir() if ending_of(child) in READERS)
         raise UserError(
             f"{path}: a folder, not a file"
             + (f"; it holds {', '.join(inside[:5])}" if inside else " and no data in it"),
-            fix=f"give one of its files: {path / inside[0]}"
-            if inside
-            else "give a .csv, .tsv, .jsonl or .parquet file",
+            fix=f"give one of its files: {path / inside[0]}" if inside else f"give a file: {', '.join(READERS)}",
         )
     if not path.exists():
         raise UserError(f"{path}: there is no such file", fix=nearby_files(path))
-    reader = READERS.get(path.suffix.lower())
+    reader = READERS.get(ending_of(path))
     if reader is None:
         raise UserError(
             f"{path}: the ending {path.suffix or '(none)'} is not one that kitune reads",
             fix=f"use {', '.join(READERS)}",
         )
     try:
-        return reader(path, encoding)
+        return in_its_encoding(path, layout, reader)
     except PermissionError:
         raise UserError(f"{path}: not readable by you", fix=f"chmod u+r {path}") from None
-    except UnicodeDecodeError as error:
-        raise not_encoded(path, encoding, error) from None
+    except (gzip.BadGzipFile, EOFError):
+        raise UserError(f"{path}: not a whole gzip file", fix="pack or download it again") from None
     except LookupError:
-        raise UserError(f"data.encoding: {encoding!r} is no encoding", fix="--set data.encoding=utf-8") from None
+        raise UserError(f"data.encoding: {layout.encoding!r} is no encoding", fix="--set data.encoding=utf-8") from None
+
+
+def ending_of(path: Path) -> str:
+    """The ending that names the format: `.csv` of `rows.csv.gz`."""
+    return Path(path.stem if path.suffix.lower() == ".gz" else path.name).suffix.lower()
+
+
+def in_its_encoding(path: Path, layout: Layout, reader: "Reader") -> Table:
+    """What the reader reads, in the encoding that was told, or in UTF-8, or else in the one that the file shows."""
+    told = layout.encoding
+    if told == AUTO:
+        shown = by_first_bytes(path) if path.is_file() and reader is not read_parquet else None
+        told = shown or UTF8
+    try:
+        table = reader(path, told, layout)
+    except UnicodeDecodeError as error:
+        if layout.encoding != AUTO or told != UTF8:
+            raise not_encoded(path, told, error) from None
+        told = by_characters(path)
+        try:
+            table = reader(path, told, layout)
+        except UnicodeDecodeError as further:
+            raise not_encoded(path, told, further) from None
+    if layout.encoding == AUTO and told != UTF8:
+        said = f"{path.name} is read as {told.upper()}, which its bytes show; --set data.encoding= names another one"
+        table = replace(table, notes=(*table.notes, said))
+    return table
 
 
 def nearby_files(path: Path) -> str:
@@ -84,7 +133,7 @@ def nearby_files(path: Path) -> str:
 def not_encoded(path: Path, encoding: str, error: UnicodeDecodeError) -> UserError:
     """The error for bytes that the encoding does not have, with the line they stand on."""
     line = 0
-    for line, raw in enumerate(path.open("rb"), start=1):  # noqa: B007
+    for line, raw in enumerate(open_bytes(path), start=1):  # noqa: B007
         try:
             raw.decode(encoding)
         except UnicodeDecodeError:
@@ -96,16 +145,49 @@ def not_encoded(path: Path, encoding: str, error: UnicodeDecodeError) -> UserErr
     )
 
 
-def read_delimited(path: Path, encoding: str, delimiter: str) -> Table:
-    """A CSV or TSV file with a header; every cell is a string."""
-    plain = plain_rows(path, encoding, delimiter)
-    if plain is not None:
-        return plain
-    with path.open(encoding=encoding, newline="") as file:
-        return delimited_rows(file, str(path), delimiter)
+def read_delimited(path: Path, encoding: str, layout: Layout, usual: str) -> Table:
+    """A CSV or TSV file; every cell is a string.
+
+    Args:
+        usual: the delimiter of the file's ending.
+    """
+    delimiter, notes = layout.delimiter, tuple[str, ...]()
+    if delimiter == AUTO:
+        delimiter = shown_delimiter(path, encoding, usual) or usual
+        if delimiter != usual:
+            notes = (f"{path.name} is read with {DELIMITERS[delimiter]} between its fields, as its first lines are",)
+    table = plain_rows(path, encoding, delimiter) if layout.header else None
+    if table is None:
+        with open_text(path, encoding) as file:
+            table = delimited_rows(file, str(path), delimiter, header=layout.header)
+    return replace(table, notes=notes)
 
 
-def delimited_rows(file: Iterable[str], source: str, delimiter: str) -> Table:
+def shown_delimiter(path: Path, encoding: str, usual: str) -> str | None:
+    """The delimiter that cuts all of the first lines into the same number of fields, two or more; the usual one comes first."""
+    if not path.is_file():  # a pipe can be read only once
+        return None
+    with open_text(path, encoding) as file:
+        lines = list(islice(file, FIRST_LINES + 1))
+    if len(lines) > FIRST_LINES:
+        lines.pop()  # the next one may belong to the same row
+    for delimiter in (usual, *(other for other in DELIMITERS if other != usual)):
+        bare = delimiter == "\t" and not quotes_enclose_fields(lines, delimiter)
+        try:
+            if bare:
+                rows = list(csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE))
+            else:
+                rows = list(csv.reader(lines, delimiter=delimiter))
+        except csv.Error:
+            continue
+        rows = [row for row in rows if row]
+        whole = rows[:-1] if len(lines) == FIRST_LINES and len(rows) > 2 else rows
+        if whole and len(whole[0]) > 1 and {len(row) for row in whole} == {len(whole[0])}:
+            return delimiter
+    return None
+
+
+def delimited_rows(file: Iterable[str], source: str, delimiter: str, *, header: bool = True) -> Table:
     """Rows of a delimited text. A TSV is quoted only where its quotes enclose whole fields: bare ones are text."""
     csv.field_size_limit(2**31 - 1)
     lines = iter(file)
@@ -119,7 +201,7 @@ def delimited_rows(file: Iterable[str], source: str, delimiter: str) -> Table:
         lines, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE, strict=True
     )
     try:
-        return assemble(numbered_rows(reader, source), source)
+        return assemble(numbered_rows(reader, source, has_header=header), source)
     except csv.Error as error:
         raise UserError(
             f"{source}, line {reader.line_num}: {error}", fix='write a quote inside a quoted field twice: ""'
@@ -145,32 +227,82 @@ def quotes_enclose_fields(lines: Sequence[str], delimiter: str) -> bool:
         return False
 
 
-def numbered_rows(reader: Any, source: str) -> Iterator[tuple[int, dict[str, str]]]:
+def numbered_rows(reader: Any, source: str, *, has_header: bool) -> Iterator[tuple[int, dict[str, str]]]:
     """(line on which the row begins, its cells) of a csv reader; refuses what is ragged."""
-    header = next(reader, None)
-    if not header or not any(name.strip() for name in header):
+    first = next(reader, None)
+    if not first or not any(name.strip() for name in first):
         raise UserError(f"{source}: it is empty", fix="give a file with a header and rows")
+    header = first if has_header else [str(number) for number in range(1, len(first) + 1)]
     doubled = {name for name in header if header.count(name) > 1}
     if doubled:
         raise UserError(
-            f"{source}, line 1: two columns are called {sorted(doubled)[0]!r}", fix="give each column a name of its own"
+            f"{source}, line 1: two columns are called {sorted(doubled)[0]!r}",
+            fix="give each column a name of its own; where line 1 is a row and names nothing: --set data.header=false",
         )
+    if not has_header:
+        yield 1, dict(zip(header, first, strict=True))
     begin = reader.line_num + 1
     for cells in reader:
         if cells:  # an empty line is no row
             if len(cells) != len(header):
                 raise UserError(
-                    f"{source}, line {begin}: {numbered(len(cells), 'field')} where the header has {len(header)}",
+                    f"{source}, line {begin}: {numbered(len(cells), 'field')} where "
+                    f"{'the header' if has_header else 'line 1'} has {len(header)}",
                     fix="quote a field that holds the delimiter, or correct the row",
                 )
             yield begin, dict(zip(header, cells, strict=True))
         begin = reader.line_num + 1
 
 
-def read_json_lines(path: Path, encoding: str) -> Table:
-    """A file with one JSON object a line."""
-    with path.open(encoding=encoding) as file:
-        return json_rows(file, str(path))
+def read_text(path: Path, encoding: str, layout: Layout) -> Table:
+    """A .txt file: TSV where tabs cut its first lines into equal rows, else a text a line in the column `text`."""
+    if layout.delimiter != AUTO or shown_delimiter(path, encoding, "\t") == "\t":
+        table = read_delimited(path, encoding, layout, "\t")
+        return replace(table, notes=(*table.notes, f"{path.name} is read as a table with tabs between its fields"))
+    with open_text(path, encoding) as file:
+        lines = ((number, line.rstrip("\r\n")) for number, line in enumerate(file, start=1))
+        return assemble(((number, {"text": line}) for number, line in lines if line), str(path))
+
+
+def read_json(path: Path, encoding: str, layout: Layout) -> Table:
+    """JSON lines, or one JSON value: an array of objects, an object with one such array, or an object of columns."""
+    with open_text(path, encoding) as file:
+        first = next((line for line in file if line.strip()), "")
+        try:
+            alone = isinstance(json.loads(first), dict)
+        except json.JSONDecodeError:
+            alone = False
+        following = next((line for line in file if line.strip()), None)
+    if ending_of(path) == ".jsonl" or (alone and following is not None):
+        with open_text(path, encoding) as file:
+            return json_rows(file, str(path))
+    with open_text(path, encoding) as file:
+        try:
+            value = json.load(file)
+        except json.JSONDecodeError as error:
+            raise UserError(
+                f"{path}, line {error.lineno}: not JSON: {error.msg}", fix="correct the file, or write an object a line"
+            ) from None
+    return Table(assemble(enumerate(objects_in(value, path)), str(path)).data, str(path))
+
+
+def objects_in(value: Any, path: Path) -> list[dict[str, Any]]:
+    """The rows of a JSON value."""
+    if isinstance(value, dict):
+        lists = {name: part for name, part in value.items() if isinstance(part, list)}
+        rows = [part for part in lists.values() if part and all(isinstance(row, dict) for row in part)]
+        if len(rows) == 1:
+            return list(rows[0])
+        if not rows and lists and len(lists) == len(value) and len({len(part) for part in lists.values()}) == 1:
+            return [dict(zip(lists, cells, strict=True)) for cells in zip(*lists.values(), strict=True)]
+        if not lists:
+            return [value]
+    if isinstance(value, list) and all(isinstance(row, dict) for row in value):
+        return value
+    raise UserError(
+        f"{path}: this JSON is no table",
+        fix='write an array of objects, [{"text": ..., "label": ...}, ...], or an object a line',
+    )
 
 
 def json_rows(file: Iterable[str], source: str) -> Table:
@@ -193,7 +325,7 @@ def json_rows(file: Iterable[str], source: str) -> Table:
     return assemble(rows(), source)
 
 
-def read_parquet(path: Path, encoding: str) -> Table:
+def read_parquet(path: Path, encoding: str, layout: Layout) -> Table:
     """A Parquet file."""
     import pyarrow.parquet as pq  # 10 to 20 ms that other files need not wait for
 
@@ -203,10 +335,13 @@ def read_parquet(path: Path, encoding: str) -> Table:
         raise UserError(f"{path}: not a whole Parquet file: {error}", fix="write or download it again") from None
 
 
-READERS: dict[str, Callable[[Path, str], Table]] = {
-    ".csv": lambda path, encoding: read_delimited(path, encoding, ","),
-    ".tsv": lambda path, encoding: read_delimited(path, encoding, "\t"),
-    ".jsonl": read_json_lines,
+Reader: TypeAlias = Callable[[Path, str, Layout], Table]
+READERS: dict[str, Reader] = {
+    ".csv": partial(read_delimited, usual=","),
+    ".tsv": partial(read_delimited, usual="\t"),
+    ".txt": read_text,
+    ".jsonl": read_json,
+    ".json": read_json,
     ".parquet": read_parquet,
 }
 

@@ -20,6 +20,7 @@ class Table:
     data: pa.Table
     source: str
     lines: Rows | None = None  # (rows,): line on which a row begins, from 1; None where the source has no lines
+    notes: tuple[str, ...] = ()  # what was guessed when it was read, as sentences
 
     def __len__(self) -> int:
         return int(self.data.num_rows)
@@ -48,7 +49,7 @@ class Table:
         # Not `pa.array`, which imports pandas where it is installed: 0.3 to 0.5 s.
         positions = np.ascontiguousarray(rows, dtype=np.int64)
         indices = pa.Array.from_buffers(pa.int64(), len(positions), [None, pa.py_buffer(positions)])
-        return Table(self.data.take(indices), self.source, lines)
+        return Table(self.data.take(indices), self.source, lines, self.notes)
 
     def fingerprint(self, columns: Sequence[str]) -> str:
         """sha256 over these columns' values, whatever file format or chunking they came in."""

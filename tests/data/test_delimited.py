@@ -7,7 +7,7 @@ import pytest
 from kitune.data import delimited, read
 from kitune.data.cache import cache_folder
 from kitune.data.delimited import plain_rows
-from kitune.data.read import read_table
+from kitune.data.read import Layout, read_table
 from kitune.data.table import Table
 from kitune.errors import UserError
 
@@ -45,7 +45,7 @@ def by_field(path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str = "utf-8
     with monkeypatch.context() as patch:
         patch.setattr(read, "plain_rows", lambda *_: None)
         try:
-            return read_table(path, encoding=encoding)
+            return read_table(path, layout=Layout(encoding=encoding))
         except UserError as error:
             return str(error)
 

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from kitune.data.read import CHUNK_ROWS, read_stream, read_table
+from kitune.data.read import CHUNK_ROWS, Layout, read_stream, read_table
 from kitune.errors import UserError
 
 # Strings that a guessing reader turns into numbers or into nothing.
@@ -196,7 +196,7 @@ def test_a_file_without_rows_is_refused(tmp_path: Path, name: str, content: str,
 
 
 @pytest.mark.parametrize("ending", ["csv", "jsonl"])
-def test_a_file_in_another_encoding_is_refused_with_line_and_option_and_read_when_told(
+def test_a_file_whose_few_characters_do_not_show_its_encoding_is_refused_and_read_when_told(
     tmp_path: Path, ending: str
 ) -> None:
     content = {
@@ -204,15 +204,17 @@ def test_a_file_in_another_encoding_is_refused_with_line_and_option_and_read_whe
         "jsonl": '{"text": "0"}\n{"text": "plain"}\n{"text": "日本語の表"}\n',
     }
     path = written(tmp_path / f"rows.{ending}", content[ending].encode("cp932"))
-    with pytest.raises(UserError, match="line 3: byte 0x93 is not UTF-8") as caught:
+    with pytest.raises(UserError, match="not UTF-8, and its characters do not show") as caught:
         read_table(path)
     assert "--set data.encoding=cp932" in caught.value.fix
-    assert read_table(path, encoding="cp932").texts("text")[-2:] == ["plain", "日本語の表"]
+    assert read_table(path, layout=Layout(encoding="cp932")).texts("text")[-2:] == ["plain", "日本語の表"]
+    with pytest.raises(UserError, match="line 3: byte 0x93 is not UTF-8"):
+        read_table(path, layout=Layout(encoding="utf-8"))
 
 
 def test_an_encoding_that_is_none_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"data\.encoding: 'klingon' is no encoding"):
-        read_table(written(tmp_path / "rows.csv", "text\na\n"), encoding="klingon")
+        read_table(written(tmp_path / "rows.csv", "text\na\n"), layout=Layout(encoding="klingon"))
 
 
 def test_frames_lists_and_files_of_the_same_rows_have_one_fingerprint(tmp_path: Path) -> None:
@@ -280,9 +282,11 @@ def test_an_empty_list_has_no_rows() -> None:
         read_table([])
 
 
-@pytest.mark.parametrize("name", ["rows.doc", "rows", "rows.csv.gz"])
+@pytest.mark.parametrize("name", ["rows.doc", "rows", "rows.zip"])
 def test_an_ending_that_is_not_read_is_refused_with_those_that_are(tmp_path: Path, name: str) -> None:
-    with pytest.raises(UserError, match=r"is not one that kitune reads\n  fix: use .csv, .tsv, .jsonl, .parquet"):
+    with pytest.raises(
+        UserError, match=r"is not one that kitune reads\n  fix: use .csv, .tsv, .txt, .jsonl, .json, .parquet"
+    ):
         read_table(written(tmp_path / name, gzip.compress(b"text\na\n")))
 
 

@@ -1,0 +1,78 @@
+"""Small files of five languages in every encoding that holds them: read right, or refused with the option that reads them."""
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from kitune.data.read import Layout, read_table
+from kitune.errors import UserError
+
+TEXTS = {
+    "Japanese": [
+        ("配送が遅くて困りました。連絡もありませんでした。", "苦情"),
+        ("画面がきれいで、とても使いやすいです。", "称賛"),
+        ("返品の方法を教えてください。", "質問"),
+        ("サポートの対応が早くて助かりました！", "称賛"),
+    ],
+    "Korean": [
+        ("배송이 너무 늦어서 실망했습니다.", "불만"),
+        ("화면이 깨끗하고 사용하기 정말 좋아요.", "칭찬"),
+        ("반품은 어떻게 하나요?", "질문"),
+        ("상담원이 친절하게 도와주었습니다.", "칭찬"),
+    ],
+    "Chinese": [
+        ("送餐太慢了，等了一个多小时，菜都凉了。", "差评"),
+        ("味道很好，送得也快，下次还会再来。", "好评"),
+        ("请问怎么退货？", "问题"),
+        ("服务员的态度非常好，给五星。", "好评"),
+    ],
+    "French": [
+        ("Le colis est arrivé très tard, je suis déçu.", "négatif"),
+        ("L’écran est magnifique et facile à régler.", "positif"),
+        ("Où puis-je échanger l’appareil ?", "question"),
+        ("Une équipe agréable, bravo à tous !", "positif"),
+    ],
+    "English": [
+        ("The parcel came late and nobody answered.", "complaint"),
+        ("A clear screen, and easy to set up.", "praise"),
+        ("How do I send it back?", "question"),
+        ("The team was kind and quick.", "praise"),
+    ],
+}
+# Encodings that a language is not written in: refused, with the option that reads them.
+UNSURE = {("French", "euc_jp"), ("French", "gb18030"), ("Japanese", "gb18030"), ("Korean", "gb18030")}
+ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "cp932", "euc_jp", "gb18030", "cp949", "latin-1"]
+
+
+def write(path: Path, rows: list[tuple[str, str]], encoding: str) -> bool:
+    """Whether the encoding holds the rows."""
+    try:
+        with path.open("w", encoding=encoding, newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(("text", "label"))
+            writer.writerows(rows)
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("language", TEXTS)
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("times", [1, 50])
+def test_every_language_in_every_encoding(tmp_path: Path, language: str, encoding: str, times: int) -> None:
+    rows = TEXTS[language] * times
+    path = tmp_path / "rows.csv"
+    if not write(path, rows, encoding):
+        rows = [(text.replace("’", "'"), label) for text, label in rows]
+        if not write(path, rows, encoding):
+            pytest.skip(f"{encoding} has not all characters of {language}")
+    if (language, encoding) in UNSURE:
+        with pytest.raises(UserError, match=r"--set data\.encoding="):
+            read_table(path)
+        table = read_table(path, layout=Layout(encoding=encoding))
+    else:
+        table = read_table(path)
+    assert [tuple(row.values()) for row in table.data.to_pylist()] == rows
+    is_utf8 = encoding.startswith("utf-8") or (language == "English" and encoding != "utf-16")
+    assert bool(table.notes) == (not is_utf8 and (language, encoding) not in UNSURE)
