@@ -1,6 +1,6 @@
 """The C++ kernels in `cpp/`: compiled at their first use, kept in the cache, called through ctypes.
 
-A C interface and no torch headers: one compilation takes three seconds and serves every version of torch.
+A C interface and no torch headers: one compilation takes five seconds and serves every version of torch.
 """
 
 import ctypes
