@@ -1,6 +1,5 @@
 """The main job, readable from top to bottom: from data to a run."""
 
-import gc
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from kitune.errors import UserError, command, numbered
 from kitune.evaluate.score import Predictions, outputs, plan_prediction, score, threshold_of
 from kitune.metrics import Metrics, table_line
 from kitune.model.encoder import Pretrained, load_pretrained, model_folder
-from kitune.model.engine import kernels_for, speed_up
+from kitune.model.engine import kernels_for, slow_down, speed_up
 from kitune.model.vocabulary import use_rows
 from kitune.predict import Model, load, load_to_answer, write_predictions
 from kitune.resume import (
@@ -169,6 +168,7 @@ def finetune(options: RunOptions, sources: Mapping[str, Source], out: str | Path
     folder = Path(agree(machine, str(folder)))
     with explained(folder, parts, resolved, machine):
         state = learn(folder, parts, training, pretrained.tokenizer, encoded, resolved, record=None)
+        slow_down(training.network)  # so that what only learning needs goes before the best weights come
         del training, pretrained
         return finish(folder, parts, encoded, state, resolved, machine)
 
@@ -194,6 +194,7 @@ def go_on(folder: Path, changes: Mapping[str, Any], sources: Mapping[str, Source
     training = training_for(parts, pretrained, encoded, options, machine)
     with explained(folder, parts, options, machine):
         state = learn(folder, parts, training, pretrained.tokenizer, encoded, options, record=record)
+        slow_down(training.network)
         del training, pretrained
         return finish(folder, parts, encoded, state, options, machine)
 
@@ -406,7 +407,6 @@ def finish(
     machine: Machine,
 ) -> Run:
     """Score the best weights on valid and, once, on test; write the predictions; say where everything is."""
-    gc.collect()  # what only learning needed goes before the best weights come; a network's fast path refers to itself
     machine.meet()  # best/ is on the disk
     threshold = float(read_metrics(folder / "best").get("threshold", 0.5))
     metrics: dict[str, Metrics] = {}
