@@ -168,7 +168,6 @@ def finetune(options: RunOptions, sources: Mapping[str, Source], out: str | Path
     folder = Path(agree(machine, str(folder)))
     with explained(folder, parts, resolved, machine):
         state = learn(folder, parts, training, pretrained.tokenizer, encoded, resolved, record=None)
-        slow_down(training.network)  # so that what only learning needs goes before the best weights come
         del training, pretrained
         return finish(folder, parts, encoded, state, resolved, machine)
 
@@ -194,7 +193,6 @@ def go_on(folder: Path, changes: Mapping[str, Any], sources: Mapping[str, Source
     training = training_for(parts, pretrained, encoded, options, machine)
     with explained(folder, parts, options, machine):
         state = learn(folder, parts, training, pretrained.tokenizer, encoded, options, record=record)
-        slow_down(training.network)
         del training, pretrained
         return finish(folder, parts, encoded, state, options, machine)
 
@@ -349,6 +347,7 @@ def learn(
         train_network(training, state, journal, keeper, parts, encoded)
     finally:
         journal.close()
+    slow_down(network)  # so that what only learning needs can go before the best weights come
     return state
 
 

@@ -39,17 +39,15 @@ def speed_up(
     if options.plain:
         return None
     device = next(network.parameters()).device.type
-    if device == "cuda":
-        reason = "engine.gradient_checkpointing was asked for" if options.gradient_checkpointing else suits(network)
-        if reason is None and dtype == torch.float32:
-            return None  # FlashAttention has no fp32: nothing would be gained
+    if device not in ("cpu", "cuda") or (device == "cuda" and dtype == torch.float32):
+        return None  # FlashAttention has no fp32: nothing would be gained
+    if options.gradient_checkpointing:
+        reason: str | None = "engine.gradient_checkpointing was asked for"
+    elif device == "cuda":
+        reason = suits(network)
         if reason is None:
             use_unpadded(network)
             return None
-    elif device != "cpu":
-        return None
-    elif options.gradient_checkpointing:
-        reason = "engine.gradient_checkpointing was asked for"
     elif dtype not in SUFFIX:
         reason = "there is no other in fp16 on a CPU"
     elif kernels is None:

@@ -35,7 +35,7 @@ SIGNATURES = {
     "transpose_and_sum": "nnnppp",
     "attention": "nnnppnfpnppnkfpp",
     "attention_backward": "nnnppnfpnppnkfpppnppn",
-    "product": "nnnppnipp",
+    "product": "nnnppipp",
     "product_fp32": "nnnppip",  # in bf16, of sums in fp32
     "product_gelu": "nnnppppp",
     "add_gradient": "npp",

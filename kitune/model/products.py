@@ -75,7 +75,7 @@ class TileProducts:
 
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> None:
         rows, depth = x.shape
-        self.kernels.call("product", torch.bfloat16, rows, len(weight), depth, x, weight, depth, 1, bias, out)
+        self.kernels.call("product", torch.bfloat16, rows, len(weight), depth, x, weight, 1, bias, out)
 
     def forward_gelu(self, tokens: int, x: Tensor, layer: Layer, slope: Tensor, out: Tensor, *, learns: bool) -> None:
         (rows, depth), columns = x.shape, out.shape[1]
@@ -87,14 +87,14 @@ class TileProducts:
     def backward(self, dout: Tensor, weight: Tensor, dx: Tensor) -> None:
         rows, depth = dout.shape
         columns = weight.shape[1]
-        self.kernels.call("product", torch.bfloat16, rows, columns, depth, dout, weight, columns, 0, None, dx)
+        self.kernels.call("product", torch.bfloat16, rows, columns, depth, dout, weight, 0, None, dx)
 
     def gradient(self, dout_t: Tensor, x: Tensor, matrix: Matrix, *, writes: bool) -> None:
         rows, depth = dout_t.shape
         columns = x.shape[1]
         low = matrix.low_gradient if writes else None
         if low is not None:
-            self.kernels.call("product", torch.bfloat16, rows, columns, depth, dout_t, x, columns, 0, None, low)
+            self.kernels.call("product", torch.bfloat16, rows, columns, depth, dout_t, x, 0, None, low)
         else:
             out, adds = matrix.gradient, int(not writes)
             self.kernels.call("product_fp32", torch.bfloat16, rows, columns, depth, dout_t, x, adds, out)

@@ -35,17 +35,17 @@ def unpadded(network: Any) -> Any:
 @pytest.mark.parametrize("family", FAMILIES)
 def test_it_is_the_padded_forward_and_backward(family: str) -> None:
     network = network_of(family)
-    same(network, unpadded(network))
+    assert_same(network, unpadded(network))
 
 
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 @pytest.mark.parametrize("local", [16, 512])
 def test_sliding_windows_are_kept(pooling: str, local: int) -> None:
     network = modern(classifier_pooling=pooling, local_attention=local)
-    same(network, unpadded(network))
+    assert_same(network, unpadded(network))
 
 
-def same(network: Any, fast: Any) -> None:
+def assert_same(network: Any, fast: Any) -> None:
     for shape in ((5, 45), (7, 130), (3, 3), (1, 64)):
         batch = batch_of(network, *shape)
         logits, exact = gradients(network, batch)

@@ -37,10 +37,8 @@ inline void pack_tokens(const float *from, long stride, long n, long rows, long 
 inline void pack_tokens(const bf16 *from, long stride, long n, long rows, long d, bf16 *to) {
     for (long t = 0; t < rows; t += 2)
         for (long c = 0; c < d; c += W) {
-            H even = {}, odd = {};
-            if (t < n) memcpy(&even, from + t * stride + c, sizeof even);
-            if (t + 1 < n) memcpy(&odd, from + (t + 1) * stride + c, sizeof odd);
-            U both = __builtin_convertvector(even, U) | (__builtin_convertvector(odd, U) << 16);
+            const bf16 *at = from + t * stride + c;
+            U both = interleave(t < n ? at : nullptr, t + 1 < n ? at + stride : nullptr);
             memcpy(to + (t * d + c * 2), &both, sizeof both);
         }
 }

@@ -86,9 +86,9 @@ extern "C" void scatter_add_fp32(long n, long d, const float *gradient, const in
 extern "C" int has_tiles() { return tiles_lent; }
 
 // out (rows, columns) = a (rows, depth) b, plus `bias` if there is one; `across`: b is (columns, depth) in memory.
-extern "C" void product_bf16(long rows, long columns, long depth, const bf16 *a, const bf16 *b, long b_stride, int across,
-                             const bf16 *bias, bf16 *out, int threads) {
-    whole_product(rows, columns, depth, a, depth, b, b_stride, across, threads, [=](long row, long column, F x, F y) {
+extern "C" void product_bf16(long rows, long columns, long depth, const bf16 *a, const bf16 *b, int across, const bf16 *bias,
+                             bf16 *out, int threads) {
+    whole_product(rows, columns, depth, a, b, across, threads, [=](long row, long column, F x, F y) {
         if (bias) x += load(bias + column), y += load(bias + column + W);
         store(out + row * columns + column, x);
         store(out + row * columns + column + W, y);
@@ -98,7 +98,7 @@ extern "C" void product_bf16(long rows, long columns, long depth, const bf16 *a,
 // As product, into fp32, or added to what is there.
 extern "C" void product_fp32_bf16(long rows, long columns, long depth, const bf16 *a, const bf16 *b, int adds, float *out,
                                   int threads) {
-    whole_product(rows, columns, depth, a, depth, b, columns, false, threads, [=](long row, long column, F x, F y) {
+    whole_product(rows, columns, depth, a, b, false, threads, [=](long row, long column, F x, F y) {
         float *to = out + row * columns + column;
         store(to, adds ? x + load(to) : x);
         store(to + W, adds ? y + load(to + W) : y);
@@ -108,7 +108,7 @@ extern "C" void product_fp32_bf16(long rows, long columns, long depth, const bf1
 // As product with b across, then out = gelu(sum + bias) and, unless it is null, slope = gelu'(sum + bias).
 extern "C" void product_gelu_bf16(long rows, long columns, long depth, const bf16 *a, const bf16 *b, const float *bias, bf16 *slope,
                                   bf16 *out, int threads) {
-    whole_product(rows, columns, depth, a, depth, b, depth, true, threads, [=](long row, long column, F x, F y) {
+    whole_product(rows, columns, depth, a, b, true, threads, [=](long row, long column, F x, F y) {
         const long at = row * columns + column;
         F slope_x, slope_y;
         store(out + at, gelu(x + load(bias + column), slope_x));

@@ -190,31 +190,10 @@ template <class T> void gelu(long n, long d, T *x, const float *bias, T *out, in
     });
 }
 
-// dout times the slope, in place and transposed (d, n_padded); adds its column sums to the gradient of the bias.
-template <class T>
-void gelu_backward(long n, long n_padded, long d, T *dout, const T *slope, T *dout_t, float *dbias, int threads) {
-    ColumnSums sums(d, threads);
-    shared_out(n_padded, W, threads, [&](long begin, long end, int thread) {
-        float *of_bias = sums.of(thread);
-        for (long block = begin; block < end; block += W) {
-            long rows = n - block < W ? (n - block > 0 ? n - block : 0) : W;
-            for (long c = 0; c < d; c += W) {
-                F total = load(of_bias + c);
-                for (long t = block; t < block + rows; t++) {
-                    F x = load(dout + t * d + c) * load(slope + t * d + c);
-                    store(dout + t * d + c, x);
-                    total += x;
-                }
-                store(of_bias + c, total);
-                transpose_block(dout + block * d + c, d, rows, dout_t + c * n_padded + block, n_padded);
-            }
-        }
-    });
-    sums.add_to(dbias, 0, d);
-}
-
-// to (d, n_padded) = from (n, d) transposed; adds the column sums of `from` to `sums_of`.
-template <class T> void transpose_and_sum(long n, long n_padded, long d, const T *from, T *to, float *sums_of, int threads) {
+// to (d, n_padded) = from (n, d) transposed, after `visit(place)` gave each vector of 16 numbers in it; adds the column sums of
+// what it gave to `totals`.
+template <class T, class Visit>
+void transpose_and_sum(long n, long n_padded, long d, const T *from, T *to, float *totals, int threads, Visit visit) {
     ColumnSums sums(d, threads);
     shared_out(n_padded, W, threads, [&](long begin, long end, int thread) {
         float *part = sums.of(thread);
@@ -222,13 +201,26 @@ template <class T> void transpose_and_sum(long n, long n_padded, long d, const T
             long rows = n - block < W ? (n - block > 0 ? n - block : 0) : W;
             for (long c = 0; c < d; c += W) {
                 F total = load(part + c);
-                for (long t = block; t < block + rows; t++) total += load(from + t * d + c);
+                for (long t = block; t < block + rows; t++) total += visit(t * d + c);
                 store(part + c, total);
                 transpose_block(from + block * d + c, d, rows, to + c * n_padded + block, n_padded);
             }
         }
     });
-    sums.add_to(sums_of, 0, d);
+    sums.add_to(totals, 0, d);
+}
+template <class T> void transpose_and_sum(long n, long n_padded, long d, const T *from, T *to, float *totals, int threads) {
+    transpose_and_sum(n, n_padded, d, from, to, totals, threads, [=](long place) { return load(from + place); });
+}
+
+// dout times the slope, in place and transposed (d, n_padded); adds its column sums to the gradient of the bias.
+template <class T>
+void gelu_backward(long n, long n_padded, long d, T *dout, const T *slope, T *dout_t, float *dbias, int threads) {
+    transpose_and_sum(n, n_padded, d, dout, dout_t, dbias, threads, [=](long place) {
+        F x = load(dout + place) * load(slope + place);
+        store(dout + place, x);
+        return x;
+    });
 }
 
 } // namespace

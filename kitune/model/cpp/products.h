@@ -120,20 +120,18 @@ constexpr long GROUP_BYTES = 1 << 20;    // of packed panels, which are to stay 
 
 // B as tiles want it: (columns / 32, depth / 32) pairs of tiles, each of 16 x 16 pairs of neighbours in the summed dimension.
 // `across`: B is (columns, depth) in memory, a weight as torch keeps it; else (depth, columns). One panel.
-inline void pack_panel(const bf16 *b, long stride, bool across, long depth, long panel, bf16 *to) {
+inline void pack_panel(const bf16 *b, bool across, long columns, long depth, long panel, bf16 *to) {
     for (long step = 0; step < depth / 32; step++)
         for (long half = 0; half < 2; half++, to += TILE) {
             const long column = panel * PANEL + half * W;
             U block[W];
             if (across) {
-                for (long c = 0; c < W; c++) memcpy(&block[c], b + (column + c) * stride + step * 32, sizeof(U));
+                for (long c = 0; c < W; c++) memcpy(&block[c], b + (column + c) * depth + step * 32, sizeof(U));
                 transpose(block);
             } else {
                 for (long k = 0; k < W; k++) {
-                    H even, odd;
-                    memcpy(&even, b + (step * 32 + 2 * k) * stride + column, sizeof even);
-                    memcpy(&odd, b + (step * 32 + 2 * k + 1) * stride + column, sizeof odd);
-                    block[k] = __builtin_convertvector(even, U) | (__builtin_convertvector(odd, U) << 16);
+                    const bf16 *pair = b + (step * 32 + 2 * k) * columns + column;
+                    block[k] = interleave(pair, pair + columns);
                 }
             }
             memcpy(to, block, sizeof block);
@@ -155,14 +153,13 @@ struct Sums {
 // rows pass, 32 at a time. Sums leave while the tile unit is busy with the next block: one after the other, both would take a third
 // longer. Each element is summed in the same order whatever the number of threads.
 template <class Write>
-void whole_product(long rows, long columns, long depth, const bf16 *a, long a_stride, const bf16 *b, long b_stride, bool across,
-                   int threads, Write write) {
+void whole_product(long rows, long columns, long depth, const bf16 *a, const bf16 *b, bool across, int threads, Write write) {
     const long steps = depth / 32, panels = columns / PANEL, panel_size = steps * 2 * TILE;
     const long share = (PANEL + steps - 1) / steps; // of the sums that leave in a step
     const long fitting = GROUP_BYTES / (panel_size * 2), most = fitting < 1 ? 1 : fitting;
     // Rows of tiles that lie a multiple of 2 KiB apart fall into the same few sets of the first cache.
-    const bool gathers = a_stride * 2 % 2048 == 0;
-    const long stride = gathers ? 32 : a_stride, next = gathers ? 2 * TILE : 32;
+    const bool gathers = depth * 2 % 2048 == 0;
+    const long stride = gathers ? 32 : depth, next = gathers ? 2 * TILE : 32;
 #pragma omp parallel num_threads(threads) if (threads > 1)
     {
         const long t = omp_get_thread_num(), m = omp_get_num_threads();
@@ -174,14 +171,14 @@ void whole_product(long rows, long columns, long depth, const bf16 *a, long a_st
         for (long group = 0; group < groups; group++) {
             const long begin = first + (last - first) * group / groups, end = first + (last - first) * (group + 1) / groups;
             for (long panel = begin; panel < end; panel++)
-                pack_panel(b, b_stride, across, depth, panel, packed + (panel - begin) * panel_size);
+                pack_panel(b, across, columns, depth, panel, packed + (panel - begin) * panel_size);
             Sums leaving;
             for (long row = 0; row < rows; row += 32) {
                 if (gathers)
                     for (long r = 0; r < 32; r++)
-                        for (long k = 0; k < depth; k += 32) memcpy(gathered + (k + r) * 32, a + (row + r) * a_stride + k, 64);
+                        for (long k = 0; k < depth; k += 32) memcpy(gathered + (k + r) * 32, a + (row + r) * depth + k, 64);
                 for (long panel = begin; panel < end; panel++) {
-                    const bf16 *left = gathers ? gathered : a + row * a_stride;
+                    const bf16 *left = gathers ? gathered : a + row * depth;
                     const bf16 *right = packed + (panel - begin) * panel_size;
                     _tile_zero(0);
                     _tile_zero(1);

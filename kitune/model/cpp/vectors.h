@@ -112,6 +112,14 @@ inline F exponential(F x) {
     return p * (F)(((I)shifted - (I)magic + 127) << 23);
 }
 
+// 16 pairs of bf16, one of each in a 32-bit lane: neighbours in the summed dimension, as dot-product instructions want them.
+inline U interleave(const bf16 *even, const bf16 *odd) {
+    H first = {}, second = {};
+    if (even) memcpy(&first, even, sizeof first);
+    if (odd) memcpy(&second, odd, sizeof second);
+    return __builtin_convertvector(first, U) | (__builtin_convertvector(second, U) << 16);
+}
+
 // A 16 x 16 transposition by four perfect shuffles.
 template <class V> inline void transpose(V (&rows)[W]) {
     typedef std::conditional_t<sizeof(V) == 64, uint32_t, uint16_t> Lane;
@@ -206,9 +214,8 @@ struct ColumnSums {
     }
 };
 
-// Scratch memory of this thread; it keeps its size, because freshly mapped pages cost more than the work on them. Each number
-// has memory of its own.
-template <int NUMBER = 0> inline char *scratch(size_t bytes) {
+// Scratch memory of this thread; it keeps its size, because freshly mapped pages cost more than the work on them.
+inline char *scratch(size_t bytes) {
     static thread_local char *memory = nullptr;
     static thread_local size_t size = 0;
     if (bytes > size) {
