@@ -17,14 +17,23 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-Data = Annotated[str, typer.Argument(metavar="DATA", help="A .csv, .tsv, .jsonl or .parquet file.")]
+Data = Annotated[
+    str, typer.Argument(metavar="DATA", help="A file, a folder with train, valid and test, or a hub name.")
+]
+Split = Annotated[str | None, typer.Option("--split", help="The part of DATA, where it has several.")]
+Set = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="SECTION.KEY=VALUE", help="An option of data, such as data.encoding."),
+]
 Out = Annotated[Path | None, typer.Option("--out", help="The file to write: .csv .tsv .jsonl .parquet.")]
 Which = Annotated[str, typer.Option("--which", help="best or last.")]
 
 
 @app.command()
 def train(
-    data: Annotated[str | None, typer.Argument(metavar="DATA", help="The rows to learn from.")] = None,
+    data: Annotated[
+        str | None, typer.Argument(metavar="DATA", help="A file, a folder, or a hub name: owner/name:config.")
+    ] = None,
     model: Annotated[str | None, typer.Option("--model", help="starter, a folder, a run, or a hub name.")] = None,
     out: Annotated[str | None, typer.Option("--out", help="The new run's folder; without it, one under runs/.")] = None,
     text: Annotated[list[str] | None, typer.Option("--text", help="Text column; twice for a pair.")] = None,
@@ -78,41 +87,58 @@ def evaluate(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run, or any classification folder or hub name.")],
     data: Data,
     label: Annotated[str | None, typer.Option("--label", help="Label column.")] = None,
+    split: Split = None,
     which: Which = "best",
+    set_: Set = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Score a run on labelled rows."""
     from json import dumps
 
+    from kitune.config import parse_set
     from kitune.predict import load
 
     require_one_process("evaluate")
-    metrics = load(run, which=part(which)).evaluate(data, label=label)
+    model = load(run, which=part(which)).with_layout(parse_set(set_ or []))
+    metrics = model.evaluate(data, label=label, split=split)
     print(dumps(metrics, indent=2) if json else "\n".join(f"{name:<16} {value:.4f}" for name, value in metrics.items()))
 
 
 @app.command()
 def predict(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run, or any classification folder or hub name.")],
-    data: Annotated[str, typer.Argument(metavar="DATA", help="A file, or - for standard input.")],
+    data: Annotated[str, typer.Argument(metavar="DATA", help="As for evaluate, or - for standard input.")],
     out: Out = None,
     columns: Annotated[list[str] | None, typer.Option("--keep", help="Column to keep beside the answers.")] = None,
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Each label's probability.")] = False,
+    split: Split = None,
     which: Which = "best",
+    set_: Set = None,
     precision: Annotated[str, typer.Option("--precision", help="fp32, bf16, fp16, or auto.")] = "auto",
+    excel: Annotated[
+        bool, typer.Option("--excel", help="Write a CSV that Excel opens: with a byte order mark.")
+    ] = False,
 ) -> None:
     """Answer each row of DATA, in its order; without --out the answers are printed as CSV."""
+    from kitune.config import parse_set
     from kitune.data.read import read_stream
-    from kitune.predict import load, predict_file, require_new_file
+    from kitune.data.write import require_new_file
+    from kitune.predict import load, predict_file
 
     require_one_process("predict")
     if out is not None:
         require_new_file(out)  # before anything is computed
     model = load(run, which=part(which), precision=precision)  # type: ignore[arg-type]
-    table = read_stream(sys.stdin, model.text or ("text",)) if data == "-" else model.read(data)
+    model = model.with_layout(parse_set(set_ or []))
+    from_pipe = data == "-"
+    table = (
+        read_stream(sys.stdin.buffer, model.text or ("text",), model.data)
+        if from_pipe
+        else model.read(data, split=split)
+    )
     for note in table.notes:
         print(note, file=sys.stderr)
-    rows = predict_file(model, table, out, columns=columns or (), probabilities=probabilities)
+    rows = predict_file(model, table, out, columns=columns or (), probabilities=probabilities, excel=excel)
     if out is not None:
         print(f"{rows:,} rows in {out}", file=sys.stderr)
 
@@ -134,6 +160,8 @@ def main(arguments: list[str] | None = None) -> None:
     """Run a command and exit; a mistake that can be mended ends in a sentence and exit code 2."""
     words = (sys.argv[1:] if arguments is None else list(arguments)) or ["--help"]
     command = typer.main.get_command(app)
+    if "TRANSFORMERS_CACHE" in os.environ:
+        print("TRANSFORMERS_CACHE is ignored: HF_HOME is the one place for caches", file=sys.stderr)
     try:
         # What typer does when it is called, but for its way with Ctrl-C and broken pipes, which would not come here.
         with command.make_context("kitune", words) as context:

@@ -39,7 +39,38 @@ class Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
 
 
-class DataOptions(Options):
+class Layout(Options):
+    """How a file says its rows."""
+
+    format: Literal["auto", "csv", "tsv", "txt", "jsonl", "json", "parquet", "xlsx", "conll"] = Field(
+        "auto",
+        description="Format of the files; auto: as their ending says, and standard input as its first line shows.",
+    )
+    encoding: str = Field(
+        "auto",
+        description="Encoding of text files; auto: UTF-8, else the one that the characters show, said aloud.",
+    )
+    delimiter: Literal[",", ";", "\t", "|"] | Auto = Field(
+        "auto",
+        description="What parts the fields of .csv, .tsv and .txt files; auto: the one that the first lines show.",
+    )
+    header: bool | Auto = Field(
+        "auto",
+        description="Whether the first line names the columns; auto: unless it is a row like the others. Without a header "
+        "they are called 1, 2, 3 and so on.",
+    )
+    ragged: bool = Field(
+        False,
+        description="Rows may have fewer fields than the first, which are then empty, or more, in columns of their own.",
+    )
+    label_first: bool = Field(
+        False,
+        description="The first word of each line of a .txt file is its label (as in fastText's format, which is found).",
+    )
+    sheet: str | None = Field(None, description="The sheet of an .xlsx file; null: the first one.")
+
+
+class DataOptions(Layout):
     """Where the rows are and what their columns mean."""
 
     train: str | None = Field(None, description="File with the rows to learn from.")
@@ -68,17 +99,6 @@ class DataOptions(Options):
     )
     max_length: Annotated[int, Field(ge=8)] | Auto = Field(
         "auto", description="Tokens a text (or pair) may have; what is longer is cut."
-    )
-    encoding: str = Field(
-        "auto",
-        description="Encoding of the text files; auto: UTF-8, else the one that the characters show, said aloud.",
-    )
-    delimiter: Literal[",", ";", "\t", "|"] | Auto = Field(
-        "auto",
-        description="What parts the fields of .csv, .tsv and .txt files; auto: the one that the first lines show.",
-    )
-    header: bool = Field(
-        True, description="Whether the first line names the columns; without one they are called 1, 2, 3 and so on."
     )
 
 

@@ -14,8 +14,9 @@ from kitune.config import RunOptions, TaskName, checked, load_yaml, with_values
 from kitune.data.batches import BatchPlan
 from kitune.data.encode import Encoded, encode, guess_max_length
 from kitune.data.labels import class_weights, weight_array
-from kitune.data.parts import PARTS, Parts, label_shares, read_parts, sources_by_part
+from kitune.data.parts import Parts, label_shares, read_parts
 from kitune.data.read import Source
+from kitune.data.sources import PARTS
 from kitune.errors import UserError, command, numbered
 from kitune.evaluate.score import Predictions, outputs, plan_prediction, score, threshold_of
 from kitune.metrics import Metrics, table_line
@@ -118,11 +119,8 @@ def train(
         "data.text": (text,) if isinstance(text, str) else text,
         "data.label": label,
     }
-    sources = sources_by_part(data, valid, test)
-    # Whole paths: a run may be resumed from another folder.
-    named |= {
-        f"data.{part}": str(Path(path).resolve()) for part, path in sources.items() if isinstance(path, str | Path)
-    }
+    sources = {part: source for part, source in zip(PARTS, (data, valid, test), strict=True) if source is not None}
+    named |= {f"data.{part}": whole_name(source) for part, source in sources.items() if isinstance(source, str | Path)}
     changes = {name: value for name, value in named.items() if value is not None} | dict(options or {})
     if resume is not None:
         if config is not None or out is not None:
@@ -133,6 +131,11 @@ def train(
         return go_on(resume.folder if isinstance(resume, Run) else Path(resume), changes, sources)
     asked = with_values(base, changes, where="--set")
     return finetune(asked, sources, out)
+
+
+def whole_name(source: str | Path) -> str:
+    """A whole path, because a run may be resumed from another folder; the name of a hub data set as it is."""
+    return str(Path(source).resolve()) if Path(source).exists() else str(source)
 
 
 def finetune(options: RunOptions, sources: Mapping[str, Source], out: str | Path | None) -> Run:
@@ -163,7 +166,14 @@ def finetune(options: RunOptions, sources: Mapping[str, Source], out: str | Path
     training = training_for(parts, pretrained, encoded, resolved, machine)
     machine.meet()
     if machine.is_first:
-        record = {**facts(machine), "model": began, "data": parts.fingerprints(), "resumed": []}
+        commits = {"model": pretrained.commit, **{part: table.commit for part, table in parts.tables.items()}}
+        record = {
+            **facts(machine),
+            "model": began,
+            "data": parts.fingerprints(),
+            "commits": {name: commit for name, commit in commits.items() if commit},
+            "resumed": [],
+        }
         folder = create(out, resolved, record)
     folder = Path(agree(machine, str(folder)))
     with explained(folder, parts, resolved, machine):

@@ -1,27 +1,34 @@
 """Answers of a trained model: in Python, and streamed to a file."""
 
-import csv
-import json
-import os
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import NoneType
-from typing import Any, TextIO
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from kitune.config import Auto, DataOptions, EngineOptions, Precision, TaskName, checked, load_yaml
+from kitune.config import (
+    Auto,
+    DataOptions,
+    EngineOptions,
+    Layout,
+    Precision,
+    RunOptions,
+    TaskName,
+    checked,
+    load_yaml,
+    with_values,
+)
 from kitune.data.columns import guess_text, require_columns
 from kitune.data.encode import Encoded, encode
 from kitune.data.labels import label_array
-from kitune.data.read import Source, layout_of, read_table
+from kitune.data.read import Source
+from kitune.data.sources import read_part
 from kitune.data.table import Table
+from kitune.data.write import require_new_file, row_writer
 from kitune.errors import UserError, numbered
 from kitune.evaluate.score import WINDOW_ROWS, Predictions, outputs, score
 from kitune.metrics import Metrics
@@ -38,7 +45,9 @@ class Model:
     """A classification or regression model, ready to answer.
 
     Attributes:
-        data: the columns, encoding and label separator that it was trained with; the defaults for a model from elsewhere.
+        data: the columns, layout and label separator that it was trained with, but for the encoding, which each file shows
+            anew; the defaults for a model from elsewhere.
+        usual_encoding: of its own files; read in it are those that are not UTF-8.
     """
 
     network: Any
@@ -49,6 +58,7 @@ class Model:
     max_length: int
     data: DataOptions
     machine: Machine
+    usual_encoding: str = "auto"
 
     @property
     def text(self) -> tuple[str, ...] | None:
@@ -86,9 +96,21 @@ class Model:
             return Table(pa.table(rows), "the texts")
         return self.read(data)
 
-    def read(self, source: Source) -> Table:
-        """A table from a file or frame, in the encoding that the model's own data had."""
-        return read_table(source, layout=layout_of(self.data))
+    def read(self, source: Source, *, split: str | None = None) -> Table:
+        """A table from a file or frame, or from a part of a folder or hub data set, laid out as the model's own data were."""
+        return read_part(source, split, layout=self.data, otherwise=self.usual_encoding)
+
+    def with_layout(self, changes: Mapping[str, Any]) -> "Model":
+        """This model for files of another layout: `{"data.encoding": "cp932"}`.
+
+        Raises:
+            UserError: another option than one of the layout.
+        """
+        wrong = next((name for name in changes if name.removeprefix("data.") not in Layout.model_fields), None)
+        if wrong is not None:
+            names = ", ".join(f"data.{name}" for name in Layout.model_fields)
+            raise UserError(f"--set {wrong}: a trained model takes no such option", fix=f"there are {names}")
+        return replace(self, data=with_values(RunOptions(data=self.data), changes).data)
 
     def columns_in(self, table: Table) -> tuple[str, ...]:
         """The text columns of `table` for this model."""
@@ -106,13 +128,16 @@ class Model:
         encoded = encode(table, self.columns_in(table), self.tokenizer, max_length=self.max_length, cache=False)
         return encoded, outputs(self.network, encoded, pad_id=self.tokenizer.pad_token_id or 0, machine=self.machine)
 
-    def evaluate(self, data: Source, *, label: str | None = None) -> Metrics:
+    def evaluate(self, data: Source, *, label: str | None = None, split: str | None = None) -> Metrics:
         """The loss and the task's metrics on labelled rows.
+
+        Args:
+            split: the part of a folder or hub data set that has several.
 
         Raises:
             UserError: the label column is not there, or a row has no label or an unknown one.
         """
-        table = self.read(data)
+        table = self.read(data, split=split)
         column = label or self.data.label
         if column is None:
             raise UserError("the model does not know which column holds the labels", fix="name it: --label COLUMN")
@@ -157,8 +182,9 @@ def load(
         names,
         float(read_metrics(folder).get("threshold", 0.5)),
         min(pretrained.most_tokens, int(pretrained.tokenizer.model_max_length)),
-        options.data if options else DataOptions(),
+        options.data.model_copy(update={"encoding": "auto"}) if options else DataOptions(),
         machine,
+        options.data.encoding if options else "auto",
     )
 
 
@@ -177,7 +203,13 @@ def load_to_answer(
 
 
 def predict_file(
-    model: Model, table: Table, out: Path | None, *, columns: Sequence[str] = (), probabilities: bool = False
+    model: Model,
+    table: Table,
+    out: Path | None,
+    *,
+    columns: Sequence[str] = (),
+    probabilities: bool = False,
+    excel: bool = False,
 ) -> int:
     """Write an answer for each row of `table` to `out`, window by window, in input order.
 
@@ -185,15 +217,18 @@ def predict_file(
         out: a .csv, .tsv, .jsonl or .parquet file that does not exist yet; None: CSV on standard output.
         columns: of the table, to keep beside the answers, such as ids.
         probabilities: add a column with each label's probability.
+        excel: write CSV and TSV with a byte order mark, without which Excel takes them for the system's old encoding.
 
     Returns:
         Number of rows.
     """
     if out is not None:
         require_new_file(out)
+    if excel and (out is None or out.suffix.lower() not in (".csv", ".tsv")):
+        raise UserError("--excel is for a .csv or .tsv file", fix="leave it out, or choose --out FILE.csv")
     require_columns(table, columns)
     model.columns_in(table)  # refused before anything is written
-    with row_writer(out) as write:
+    with row_writer(out, "utf-8-sig" if excel else "utf-8") as write:
         for begin in range(0, len(table), WINDOW_ROWS):
             rows = np.arange(begin, min(begin + WINDOW_ROWS, len(table)))
             window = table.take(rows)
@@ -218,97 +253,3 @@ def answer_rows(answers: Predictions, table: Table, columns: Sequence[str], prob
         for i, name in enumerate(answers.label_names):
             result[f"p({name})"] = pa.array(answers.probabilities[:, i])
     return pa.table(result)
-
-
-def require_new_file(out: Path) -> None:
-    """Refuse a file that exists, has an unknown ending, or lies where nothing can be written."""
-    if out.exists():
-        raise UserError(f"{out}: it exists already; nothing in it was touched", fix="choose another --out")
-    if out.suffix.lower() not in WRITERS:
-        ending = out.suffix or "(none)"
-        raise UserError(f"{out}: the ending {ending} is not one that kitune writes", fix=f"use {', '.join(WRITERS)}")
-    if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
-        missing = "there is no such folder" if not out.parent.is_dir() else "you may not write there"
-        raise UserError(f"--out {out}: {out.parent}: {missing}", fix="choose another --out")
-
-
-@contextmanager
-def row_writer(out: Path | None) -> Iterator[Callable[[pa.Table], None]]:
-    """A function that appends rows to `out`; the file appears when all are written, and not at all after an error.
-
-    Without `out` they go to standard output as CSV.
-    """
-    if out is None:
-        yield delimited_rows_to(sys.stdout, ",")
-        return
-    staging = out.with_name(f".{out.name}.part")
-    try:
-        with WRITERS[out.suffix.lower()](staging) as write:
-            yield write
-        staging.replace(out)
-    finally:
-        staging.unlink(missing_ok=True)
-
-
-@contextmanager
-def delimited_writer(path: Path, delimiter: str) -> Iterator[Callable[[pa.Table], None]]:
-    """CSV or TSV."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        yield delimited_rows_to(file, delimiter)
-
-
-def delimited_rows_to(file: TextIO, delimiter: str) -> Callable[[pa.Table], None]:
-    """A function that appends rows under one header; several labels are joined by `|`."""
-    writer = csv.writer(file, delimiter=delimiter, lineterminator="\n")
-    quoting = csv.writer(file, delimiter=delimiter, lineterminator="\n", quoting=csv.QUOTE_ALL)
-    begun = False
-
-    def write(rows: pa.Table) -> None:
-        nonlocal begun
-        if not begun:
-            writer.writerow(rows.column_names)
-            begun = True
-        for row in zip(*(column.to_pylist() for column in rows.columns), strict=True):
-            cells = ["|".join(value) if isinstance(value, list) else value for value in row]
-            # Python before 3.13 leaves a bare \r unquoted, and every reader takes it for the end of the row.
-            bare = any(isinstance(cell, str) and "\r" in cell for cell in cells)
-            (quoting if bare else writer).writerow(cells)
-
-    return write
-
-
-@contextmanager
-def json_lines_writer(path: Path) -> Iterator[Callable[[pa.Table], None]]:
-    """One JSON object a row."""
-    with path.open("w", encoding="utf-8") as file:
-
-        def write(rows: pa.Table) -> None:
-            for row in rows.to_pylist():
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-
-        yield write
-
-
-@contextmanager
-def parquet_writer(path: Path) -> Iterator[Callable[[pa.Table], None]]:
-    """Parquet, a row group a window."""
-    writer: pq.ParquetWriter | None = None
-
-    def write(rows: pa.Table) -> None:
-        nonlocal writer
-        writer = writer or pq.ParquetWriter(path, rows.schema)
-        writer.write_table(rows)
-
-    try:
-        yield write
-    finally:
-        if writer is not None:
-            writer.close()
-
-
-WRITERS: dict[str, Callable[[Path], Any]] = {
-    ".csv": lambda path: delimited_writer(path, ","),
-    ".tsv": lambda path: delimited_writer(path, "\t"),
-    ".jsonl": json_lines_writer,
-    ".parquet": parquet_writer,
-}

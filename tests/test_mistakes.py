@@ -91,7 +91,7 @@ def a_validation_file_that_is_not_there(here: Path) -> Words:
     return train(here, "tickets.csv", "--valid", str(here / "validation.csv"))
 
 
-@mistake("empty: a folder, not a file and no data in it")
+@mistake("empty: a folder without train.*, valid.* or test.* and no data in it")
 def a_folder_without_data(here: Path) -> Words:
     (here / "empty").mkdir()
     return train(here, "empty")
@@ -546,7 +546,7 @@ def test_the_fix_for_rows_without_a_label_runs_in_a_shell_and_leaves_the_labelle
     import pyarrow as pa
 
     from kitune.data.read import read_table
-    from kitune.predict import row_writer
+    from kitune.data.write import row_writer
 
     data = here / f"it's data{ending}"
     rows = [{"text": f"null {i}", "label": None if i in (2, 7) else "NA" if i % 2 else "ok"} for i in range(20)]

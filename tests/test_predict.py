@@ -75,10 +75,10 @@ def asked(rows: Rows) -> list[dict[str, Any]]:
     return made
 
 
-def run_command(*words: object) -> None:
+def run_command(*words: object, code: int = 0) -> None:
     with pytest.raises(SystemExit) as stopped:
         main([str(word) for word in words])
-    assert stopped.value.code == 0
+    assert stopped.value.code == code
 
 
 def write_rows(path: Path, made: list[dict[str, Any]]) -> Path:
@@ -248,7 +248,7 @@ def test_standard_input_may_be_lines_json_lines_csv_or_tsv(
         "csv": "n,text\r\n" + "".join(f'{i},"{text}"\r\n' for i, text in enumerate(texts)),
         "tsv": "text\tn\n" + "".join(f"{text}\t{i}\n" for i, text in enumerate(texts)),
     }[kind]
-    monkeypatch.setattr(sys, "stdin", io.StringIO(sent))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(sent.encode())))
     run_command("predict", run.folder, "-")
     found = [row["prediction"] for row in csv.DictReader(io.StringIO(capsys.readouterr().out))]
     assert found == run.predict(texts).labels
@@ -258,7 +258,7 @@ def test_standard_input_may_be_lines_json_lines_csv_or_tsv(
 def test_an_empty_line_of_standard_input_is_an_empty_text(
     trained: Callable[..., kitune.Run], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "stdin", io.StringIO("good film\n\nbad film"))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"good film\n\nbad film")))
     run_command("predict", trained("single-label").folder, "-", "--keep", "text")
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert [row["text"] for row in rows] == ["good film", "", "bad film"]
@@ -267,7 +267,7 @@ def test_an_empty_line_of_standard_input_is_an_empty_text(
 def test_nothing_on_standard_input_is_a_mistake(
     trained: Callable[..., kitune.Run], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO()))
     with pytest.raises(SystemExit) as stopped:
         main(["predict", str(trained("single-label").folder), "-"])
     assert stopped.value.code == 2
@@ -287,6 +287,27 @@ def test_a_pipe_in_a_shell_gives_the_answers(trained: Callable[..., kitune.Run])
     assert done.returncode == 0
     assert done.stdout == f'text,prediction\ngood とても film,{names[0]}\n"bad, awful film",{names[1]}\n'
     assert done.stderr == ""
+
+
+def test_the_layout_of_a_file_can_be_told(trained: Callable[..., kitune.Run], tmp_path: Path) -> None:
+    run, texts = trained("single-label"), ["good ð film", "bad film"]
+    path = tmp_path / "asked.csv"
+    path.write_bytes("\n".join(["text", *texts]).encode("latin-1"))
+    run_command("predict", run.folder, path, "--out", tmp_path / "answers.csv", code=2)
+    run_command("predict", run.folder, path, "--out", tmp_path / "answers.csv", "--set", "data.encoding=latin-1")
+    with (tmp_path / "answers.csv").open(encoding="utf-8") as file:
+        assert [row["prediction"] for row in csv.DictReader(file)] == run.predict(texts).labels
+    run_command("predict", run.folder, path, "--set", "train.epochs=3", code=2)
+
+
+def test_a_csv_for_excel_has_a_byte_order_mark(trained: Callable[..., kitune.Run], tmp_path: Path) -> None:
+    run = trained("single-label")
+    path = write_rows(tmp_path / "asked.jsonl", [{"text": "良い film"}])
+    run_command("predict", run.folder, path, "--keep", "text", "--out", tmp_path / "answers.csv", "--excel")
+    content = (tmp_path / "answers.csv").read_bytes()
+    assert content.startswith("\ufefftext,prediction\n良い film,".encode())
+    run_command("predict", run.folder, path, "--out", tmp_path / "answers.jsonl", "--excel", code=2)
+    assert not (tmp_path / "answers.jsonl").exists()
 
 
 # In Python

@@ -38,7 +38,7 @@ def as_dataset(rows: list[dict[str, Any]], folder: Path) -> Any:
 
     dataset = Dataset.from_list(rows)
     if isinstance(rows[0]["label"], str):
-        dataset = dataset.cast_column("label", ClassLabel(names=["yes", "no"]))
+        dataset = dataset.cast_column("label", ClassLabel(names=["no", "yes"]))
     return dataset
 
 

@@ -35,6 +35,13 @@ TEXT_NAMES = (
     "question",
     "title",
     "テキスト",
+    "本文",
+    "文本",
+    "内容",
+    "评论",
+    "문장",
+    "내용",
+    "리뷰",
 )
 LABEL_NAMES = (
     "label",
@@ -48,6 +55,14 @@ LABEL_NAMES = (
     "rating",
     "stars",
     "quality",
+    "ラベル",
+    "标签",
+    "类别",
+    "라벨",
+)
+# Names by which a first line is known for a header.
+KNOWN_NAMES = frozenset(
+    name.lower() for names in (*PAIR_NAMES, TEXT_NAMES, LABEL_NAMES, ("id", "index", "idx")) for name in names
 )
 
 

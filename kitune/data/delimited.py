@@ -1,200 +1,221 @@
-"""CSV and TSV by Arrow: files that say plainly what they mean, ten times as fast as the csv module reads them.
+"""CSV, TSV and their like: how a file says its rows, and the reader that goes field by field and names the line."""
 
-What is not plain (stray quotes, ragged rows, other encodings, bare carriage returns) is left to `read.py`, which goes
-field by field and names the line. Both give the same table.
-"""
-
-import codecs
 import csv
-import hashlib
-from collections.abc import Iterator
-from io import BufferedIOBase
-from pathlib import Path
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import islice
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.csv
-from numpy.typing import NDArray
+from kitune.config import Layout
+from kitune.data.arrow_csv import plain_rows
+from kitune.data.columns import KNOWN_NAMES
+from kitune.data.files import File
+from kitune.data.table import Table, assemble
+from kitune.errors import UserError, numbered
 
-from kitune.data.cache import cache_folder, content_key, made_once
-from kitune.data.encoding import open_bytes
-from kitune.data.table import Rows, Table
-
-# Bytes that become one Arrow chunk; a row that is longer than the most is not plain.
-BLOCK_BYTES = 4 * 2**20
-MOST_BLOCK_BYTES = 64 * 2**20
-# Larger files are kept as an Arrow file in the cache and mapped from there: 10,000,000 rows of 140 bytes would be 1.7 GB
-# of memory otherwise.
-MAPPED_BYTES = 64 * 2**20
-BOM = codecs.BOM_UTF8
-QUOTE, NEWLINE, RETURN = b'"\n\r'
+# Delimiters by their names in messages.
+DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
+# Lines that show delimiter and header, and the share of their rows that must be of one width where some are ragged.
+FIRST_LINES, SAME_WIDTH = 50, 0.75
+NUMBER = re.compile(r"[-+]?[\d.,]*\d[\d.,]*([eE][-+]?\d+)?%?")
 
 
-class NotPlain(Exception):
-    """The file needs a reader that goes field by field."""
+def read_delimited(file: File, encoding: str, layout: Layout, *, usual: str) -> Table:
+    """A CSV or TSV file; every cell is a string.
+
+    Args:
+        usual: the delimiter of the file's format.
+    """
+    lines, notes = first_lines(file, encoding), list[str]()
+    delimiter: str = layout.delimiter
+    if delimiter == "auto":
+        delimiter = shown_delimiter(lines, usual) or usual
+        if delimiter != usual:
+            notes.append(
+                f"{file.title} is read with {DELIMITERS[delimiter]} between its fields, as its first lines are"
+            )
+    rows, title = without_title(whole_rows(lines, delimiter), delimiter)
+    if title is not None:
+        notes.append(f"{file.title}: its first line, {title!r}, has no tab where all others have, and is left out")
+    header = layout.header
+    if header == "auto":
+        header, why = shown_header(rows)
+        if why:
+            notes.append(f"{file.title} {why}")
+    names = None if header else numbers_up_to(len(rows[0]) if rows else 0)
+    table = None if layout.ragged or title is not None else plain_rows(file, encoding, delimiter, names=names)
+    if table is None:
+        with file.text(encoding) as text:
+            table = delimited_rows(
+                text, file.name, delimiter, title=title is not None, header=header, ragged=layout.ragged
+            )
+    return replace(table, notes=tuple(notes))
 
 
-def plain_rows(path: Path, encoding: str, delimiter: str) -> Table | None:
-    """The rows of a delimited file with a header; None where it is not plain."""
+def numbers_up_to(count: int) -> list[str]:
+    """Names of columns that have none."""
+    return [str(number) for number in range(1, count + 1)]
+
+
+def first_lines(file: File, encoding: str) -> list[str]:
+    """The lines that show how the rows are said; one more than these where the file goes on."""
+    with file.text(encoding) as text:
+        return list(islice(text, FIRST_LINES + 1))
+
+
+def whole_rows(lines: Sequence[str], delimiter: str) -> list[list[str]]:
+    """The rows in the first lines of a file, but for one that may be cut; none where the delimiter does not fit."""
+    cut = len(lines) > FIRST_LINES
+    lines = lines[:FIRST_LINES]  # the next one may belong to the same row
+    bare = delimiter == "\t" and not quotes_enclose_fields(lines, delimiter)
     try:
-        with_bom = {"utf-8": False, "utf-8-sig": True}[codecs.lookup(encoding).name]
-    except (LookupError, KeyError):
-        return None
-    if not path.is_file():  # a pipe can be read only once
-        return None
-    try:
-        if path.stat().st_size > MAPPED_BYTES:
-            return mapped_rows(path, delimiter, with_bom=with_bom)
-    except NotPlain:
-        return None
-    except OSError:
-        pass  # a cache that cannot be written: then the rows stay in memory
-    try:
-        with open_bytes(path) as file:
-            chunks = list(parsed_blocks(file, delimiter, with_bom=with_bom))
-    except NotPlain:
-        return None
-    return Table(
-        pa.Table.from_batches([batch for batch, _ in chunks]), str(path), np.concatenate([n for _, n in chunks])
+        reader = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE if bare else csv.QUOTE_MINIMAL)
+        rows = [row for row in reader if row]
+    except csv.Error:
+        return []
+    return rows[:-1] if cut and len(rows) > 2 else rows
+
+
+def without_title(rows: list[list[str]], delimiter: str) -> tuple[list[list[str]], str | None]:
+    """The rows, and a first line in front of them that is no row: alone without a tab, where all others have equally many."""
+    widths = {len(row) for row in rows[1:]}
+    if delimiter == "\t" and len(rows) > 2 and len(rows[0]) == 1 and len(widths) == 1 and widths != {1}:
+        return rows[1:], rows[0][0]
+    return rows, None
+
+
+def shown_delimiter(lines: Sequence[str], usual: str) -> str | None:
+    """The delimiter that cuts all of the first lines, or else most of them, into the same number of fields, two or more.
+
+    The usual one comes first.
+    """
+    widths = {}
+    for delimiter in (usual, *(other for other in DELIMITERS if other != usual)):
+        rows, _ = without_title(whole_rows(lines, delimiter), delimiter)
+        if rows and len(rows[0]) > 1:
+            widths[delimiter] = Counter(map(len, rows))
+    for delimiter, counts in widths.items():
+        if len(counts) == 1:
+            return delimiter
+    for delimiter, counts in widths.items():
+        width, count = counts.most_common(1)[0]
+        if width > 1 and count >= SAME_WIDTH * counts.total():
+            return delimiter
+    return None
+
+
+def shown_header(rows: Sequence[Sequence[str]]) -> tuple[bool, str | None]:
+    """Whether the first of these rows names the columns; if not, or if that is not sure, a sentence about it.
+
+    A name is no number where the column has numbers, or is one that the field knows. A row has a number where the others
+    have one, or a word that stands in its column again.
+    """
+    first, others = rows[0] if rows else [], rows[1:]
+    below = [[row[i] for row in others if i < len(row) and row[i].strip()] for i in range(len(first))]
+    filled = [(cell, cells) for cell, cells in zip(first, below, strict=True) if cell.strip() and cells]
+    known = any(cell.strip().lower() in KNOWN_NAMES and cell not in cells for cell, cells in filled)
+    if known or not filled or first == numbers_up_to(len(first)):
+        return True, None
+    of_numbers = [cell for cell, cells in filled if all(map(is_number, cells))]
+    if any(not is_number(cell) for cell in of_numbers):
+        return True, None
+    again = [cell for cell, cells in filled if cell in cells and len(set(cells)) <= (1 + len(cells)) / 2]
+    if shown := of_numbers + again:
+        return False, (
+            f"has no header: its first line is a row like the others ({shown[0]!r} stands there); its columns are called "
+            "1, 2, 3 and so on; --set data.header=true if the first line names them"
+        )
+    if len(first) == 1:
+        return True, f"is read with {first[0]!r} as the name of its column; --set data.header=false if that is a row"
+    return True, None
+
+
+def is_number(cell: str) -> bool:
+    """Whether a cell holds a number, or several between commas."""
+    return NUMBER.fullmatch(cell.strip()) is not None
+
+
+def delimited_rows(
+    lines: Iterable[str],
+    source: str,
+    delimiter: str,
+    *,
+    title: bool = False,
+    header: bool = True,
+    ragged: bool = False,
+) -> Table:
+    """Rows of a delimited text. A TSV is quoted only where its quotes enclose whole fields: bare ones are text.
+
+    Args:
+        title: whether a line stands in front of the rows.
+    """
+    csv.field_size_limit(2**31 - 1)
+    quoted = True
+    if delimiter == "\t":
+        lines = list(lines)
+        quoted = quotes_enclose_fields(lines[title:], delimiter)
+    reader = csv.reader(
+        lines, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE, strict=True
     )
+    try:
+        if title:
+            next(reader)
+        return assemble(numbered_rows(reader, source, header=header, ragged=ragged), source)
+    except csv.Error as error:
+        raise UserError(
+            f"{source}, line {reader.line_num}: {error}", fix='write a quote inside a quoted field twice: ""'
+        ) from None
 
 
-def mapped_rows(path: Path, delimiter: str, *, with_bom: bool) -> Table:
-    """The same from an Arrow file in the cache, which is named by the content of `path` and made where it is missing."""
-    with open_bytes(path) as file:
-        content: Any = file
-        digest = hashlib.file_digest(content, "sha256").hexdigest()
+def quotes_enclose_fields(lines: Sequence[str], delimiter: str) -> bool:
+    """Whether the quotes in `lines` are quoting: where bare ones fit the header, if each that occurs encloses a field with
+    every inner one doubled; where bare ones do not (a field holds a tab or a line break), if quoting does."""
+    if not any('"' in line for line in lines):
+        return False
 
-    def make(folder: Path) -> None:
-        with open_bytes(path) as file, (folder / "lines.bin").open("wb") as lines_file:
-            blocks = parsed_blocks(file, delimiter, with_bom=with_bom)
-            batch, lines = next(blocks)
-            with pa.ipc.new_file(str(folder / "rows.arrow"), batch.schema) as writer:
-                writer.write_batch(batch)
-                lines.tofile(lines_file)
-                for batch, lines in blocks:
-                    writer.write_batch(batch)
-                    lines.tofile(lines_file)
+    def fields(line: str) -> list[str]:
+        return line.rstrip("\r\n").split(delimiter)
 
-    folder = made_once(cache_folder() / "tables" / content_key(digest, delimiter, str(with_bom)), make)
-    data = pa.ipc.open_file(pa.memory_map(str(folder / "rows.arrow"))).read_all()
-    return Table(data, str(path), np.memmap(folder / "lines.bin", np.int64, mode="r"))
+    width = len(fields(lines[0]))
+    if all(len(row) == width or row == [""] for row in map(fields, lines)):
+        quoted = (field for line in lines if '"' in line for field in fields(line) if '"' in field)
+        return all(re.fullmatch('"([^"]|"")*"', field) for field in quoted)
+    try:
+        return all(len(row) in (0, width) for row in csv.reader(lines, delimiter=delimiter, strict=True))
+    except csv.Error:
+        return False
 
 
-def parsed_blocks(file: BufferedIOBase, delimiter: str, *, with_bom: bool) -> Iterator[tuple[pa.RecordBatch, Rows]]:
-    """Each block's rows as strings, and the lines (from 1) on which they begin; at least one block.
+def numbered_rows(reader: Any, source: str, *, header: bool, ragged: bool) -> Iterator[tuple[int, dict[str, str]]]:
+    """(line on which the row begins, its cells) of a csv reader.
 
     Raises:
-        NotPlain: it cannot be told whether Arrow and the csv module would read the same.
+        UserError: two columns have one name, or a row has more fields than the first or fewer, unless it may be ragged.
     """
-    names: list[str] | None = None
-    line = 1
-    for block, ends, row_ends in whole_rows(file, quotes=delimiter == ","):
-        begins = np.concatenate([[0], row_ends[:-1] + 1])
-        lines = line + np.searchsorted(ends, begins)
-        line += len(ends)
-        bytes_of = np.frombuffer(block, np.uint8)
-        # An empty line is no row, here and for Arrow.
-        empty = (row_ends == begins) | ((row_ends == begins + 1) & (bytes_of[begins] == RETURN))
-        first = 0
-        if names is None:
-            first = int(row_ends[0]) + 1
-            names = header(block[:first], delimiter, with_bom=with_bom)
-            empty[0] = True
-        batch = parsed(block, first, names, delimiter)
-        lines = lines[~empty]
-        if len(lines) != batch.num_rows:
-            raise NotPlain
-        yield batch, lines.astype(np.int64)
-    if names is None:
-        raise NotPlain
-
-
-def whole_rows(file: BufferedIOBase, *, quotes: bool) -> Iterator[tuple[bytes, NDArray[np.int64], NDArray[np.int64]]]:
-    """The file in blocks that end with a row: bytes, where its newlines are, and which of them end a row.
-
-    Args:
-        quotes: whether a quote may enclose a field; where not, a quote is not plain.
-    """
-    rest = b""
-    while True:
-        read = file.read(BLOCK_BYTES)
-        block = rest + read
-        if not read:
-            if not rest:
-                return
-            block += b"\n"  # the last line of a file may lack its end
-        bytes_of = np.frombuffer(block, np.uint8)
-        ends = np.flatnonzero(bytes_of == NEWLINE)
-        marks = np.flatnonzero(bytes_of == QUOTE)
-        row_ends = ends[np.searchsorted(marks, ends) % 2 == 0]
-        if not len(row_ends):
-            if not read or len(block) > MOST_BLOCK_BYTES:
-                raise NotPlain
-            rest = block
-            continue
-        size = int(row_ends[-1]) + 1
-        if not read and size < len(block):
-            raise NotPlain  # a quoted field that is never closed
-        whole, rest = block[:size], block[size:] if read else b""
-        marks = marks[marks < size]
-        if (len(marks) and not quotes) or not well_quoted(bytes_of, marks):
-            raise NotPlain
-        returns = np.flatnonzero(bytes_of[:size] == RETURN) if b"\r" in whole else marks[:0]
-        if b"\0" in whole or (bytes_of[returns + 1] != NEWLINE).any():
-            raise NotPlain
-        yield whole, ends[ends < size], row_ends
-        if not read:
-            return
-
-
-def well_quoted(block: NDArray[np.uint8], marks: NDArray[np.int64]) -> bool:
-    """Whether every quote opens a field, closes one, or is one half of a doubled quote between these.
-
-    Args:
-        marks: where the quotes are, an even number of them.
-    """
-    opening, closing = marks[::2], marks[1::2]
-    before = block[opening[opening > 0] - 1]
-    after = block[closing + 1]  # a block ends with a newline
-    good_before = (before == ord(",")) | (before == NEWLINE) | (before == QUOTE)
-    good_after = (after == ord(",")) | (after == NEWLINE) | (after == RETURN) | (after == QUOTE)
-    return bool(good_before.all() and good_after.all())
-
-
-def header(row: bytes, delimiter: str, *, with_bom: bool) -> list[str]:
-    """The names of the columns; what `read.py` would refuse is left to it."""
-    if row.startswith(BOM):
-        if not with_bom:
-            raise NotPlain
-        row = row.removeprefix(BOM)
-    try:
-        names = next(csv.reader([row.decode()], delimiter=delimiter, strict=True), [])
-    except (UnicodeDecodeError, csv.Error):
-        raise NotPlain from None
-    if not any(name.strip() for name in names) or len(set(names)) < len(names) or row.count(b"\n") > 1:
-        raise NotPlain
-    return names
-
-
-def parsed(block: bytes, first: int, names: list[str], delimiter: str) -> pa.RecordBatch:
-    """The rows of `block` from byte `first` on, every cell a string."""
-    schema = pa.schema([(name, pa.string()) for name in names])
-    if first == len(block):
-        return pa.RecordBatch.from_pylist([], schema)
-    if block.startswith(BOM, first):  # a character of a cell, which Arrow would drop at the start of every block
-        raise NotPlain
-    try:
-        table = pyarrow.csv.read_csv(
-            pa.BufferReader(pa.py_buffer(block).slice(first)),
-            # One block, or Arrow would cut within a quoted field; one thread, because it is one block.
-            pyarrow.csv.ReadOptions(column_names=names, block_size=len(block) + 1, use_threads=False),
-            pyarrow.csv.ParseOptions(
-                delimiter=delimiter, quote_char='"' if delimiter == "," else False, newlines_in_values=True
-            ),
-            pyarrow.csv.ConvertOptions(column_types=schema, strings_can_be_null=False),
+    line, first = reader.line_num + 1, next(reader, None)
+    if not first or not any(name.strip() for name in first):
+        raise UserError(f"{source}: it is empty", fix="give a file with a header and rows")
+    names = first if header else numbers_up_to(len(first))
+    doubled = {name for name in names if names.count(name) > 1}
+    if doubled:
+        raise UserError(
+            f"{source}, line {line}: two columns are called {sorted(doubled)[0]!r}",
+            fix="give each column a name of its own; where that line is a row and names nothing: --set data.header=false",
         )
-    except pa.ArrowInvalid:  # a ragged row, or bytes that are not UTF-8
-        raise NotPlain from None
-    return table.combine_chunks().to_batches()[0] if table.num_rows else pa.RecordBatch.from_pylist([], schema)
+    if not header:
+        yield line, dict(zip(names, first, strict=True))
+    begin = reader.line_num + 1
+    for cells in reader:
+        if cells:  # an empty line is no row
+            if len(cells) != len(names) and not ragged:
+                raise UserError(
+                    f"{source}, line {begin}: {numbered(len(cells), 'field')} where "
+                    f"{'the header' if header else f'line {line}'} has {len(names)}",
+                    fix="quote a field that holds the delimiter, or correct the row; where rows may differ, "
+                    "--set data.ragged=true leaves missing fields empty and gives further ones columns of their own",
+                )
+            further = [str(number) for number in range(len(names) + 1, len(cells) + 1)]
+            yield begin, dict(zip([*names, *further], cells, strict=False))
+        begin = reader.line_num + 1

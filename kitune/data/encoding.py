@@ -6,16 +6,12 @@ guess would train a model on mojibake without a word.
 """
 
 import codecs
-import gzip
 import re
 from collections.abc import Iterator
-from io import BufferedIOBase, TextIOWrapper
-from pathlib import Path
-from typing import Any, TextIO
 
+from kitune.data.files import File
 from kitune.errors import UserError
 
-AUTO = "auto"
 UTF8 = "utf-8-sig"  # with a byte order mark or without
 # How much of the lines with characters beyond ASCII decides.
 SAMPLE_BYTES = 256 * 1024
@@ -26,7 +22,7 @@ LEAST_SHARE, LEAST_LEAD = 0.25, 2.0
 FIRST_HALF = {"cp932": ("euc_jp", 0xCF), "euc_jp": ("euc_jp", 0xCF), "gb18030": ("gb2312", 0xD7)}
 LEAST_IN_FIRST_HALF = 0.85
 # Kana have the same bytes in EUC-JP and GB 18030: so many ideographs must show which of the two it is.
-LEAST_IDEOGRAPHS = {"euc_jp": 20}
+LEAST_IDEOGRAPHS = 20
 HANGUL_FILLER = "\u3164"  # begins a syllable that EUC-KR spells out, and CP949 does not join
 
 KANA = "".join(map(chr, (*range(0x3041, 0x3097), *range(0x30A1, 0x30FB)))) + "ー、。「」・！？"
@@ -53,7 +49,7 @@ FREQUENT = {
     "latin-1": frozenset(LATIN),
 }
 BOMS = {
-    codecs.BOM_UTF8: "utf-8-sig",
+    codecs.BOM_UTF8: UTF8,
     codecs.BOM_UTF32_LE: "utf-32",  # before UTF-16, whose mark it begins with
     codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF16_LE: "utf-16",
@@ -61,10 +57,10 @@ BOMS = {
 }
 
 
-def by_first_bytes(path: Path) -> str | None:
+def by_first_bytes(file: File) -> str | None:
     """The encoding that a byte order mark names, or that the zeros of UTF-16 show; None where neither is there."""
-    with open_bytes(path) as file:
-        head = file.read(4096)
+    with file.bytes() as content:
+        head = content.read(4096)
     for mark, name in BOMS.items():
         if head.startswith(mark):
             return name
@@ -73,13 +69,13 @@ def by_first_bytes(path: Path) -> str | None:
     return None
 
 
-def by_characters(path: Path) -> str:
+def by_characters(file: File) -> str:
     """The legacy encoding in which the file's characters are those of a language.
 
     Raises:
         UserError: none fits, or more than one.
     """
-    sample = b"".join(telling_lines(path))
+    sample = b"".join(telling_lines(file))
     shares: dict[str, float] = {}
     fitting: list[str] = []
     for name, frequent in FREQUENT.items():
@@ -98,18 +94,18 @@ def by_characters(path: Path) -> str:
     share = shares.get(best, 0.0)
     if share < LEAST_SHARE or share < LEAST_LEAD * shares.get(following, 0.0):
         raise UserError(
-            f"{path}: not UTF-8, and its characters do not show which other encoding it is "
+            f"{file.name}: not UTF-8, and its characters do not show which other encoding it is "
             f"(its bytes fit {', '.join(fitting) or 'none that kitune looks for'})",
             fix=f"say it: --set data.encoding={best or (fitting or ['NAME'])[0]}",
         )
     return best
 
 
-def telling_lines(path: Path) -> Iterator[bytes]:
+def telling_lines(file: File) -> Iterator[bytes]:
     """Lines with bytes beyond ASCII, up to `SAMPLE_BYTES` of them."""
     size = 0
-    with open_bytes(path) as file:
-        for line in file:
+    with file.bytes() as content:
+        for line in content:
             if not line.isascii():
                 yield line
                 size += len(line)
@@ -119,27 +115,30 @@ def telling_lines(path: Path) -> Iterator[bytes]:
 
 def well_placed(text: str, encoding: str) -> bool:
     """Whether the characters of `text` stand where those of a language do in the table of the encoding."""
-    if any("\x80" <= character <= "\x9f" for character in text):  # control characters that no text has
+    if re.search("[\x80-\x9f\ue000-\uf8ff]", text):  # control characters and private ones, which no text has
         return False
+    if encoding in ("cp949", "euc_kr"):
+        return HANGUL_FILLER not in text
     if encoding not in FIRST_HALF:
         # Accents stand within words of ASCII letters, where the two bytes of another script stand beside each other.
-        if encoding in ("cp949", "euc_kr"):
-            return HANGUL_FILLER not in text
         return len(re.findall(r"[^\x00-\x7f]{3}", text)) <= 0.05 * len(re.findall(r"[^\x00-\x7f]", text))
     table, last = FIRST_HALF[encoding]
     ideographs = "".join(character for character in text if "\u4e00" <= character <= "\u9fff")
-    if len(ideographs) < LEAST_IDEOGRAPHS.get(encoding, 0):
+    if encoding == "euc_jp" and len(ideographs) < LEAST_IDEOGRAPHS:
         return False
     leads = [character.encode(table, "replace")[0] for character in ideographs]
     return sum(lead <= last for lead in leads) >= LEAST_IN_FIRST_HALF * len(leads)
 
 
-def open_bytes(path: Path) -> BufferedIOBase:
-    """A file's bytes, unpacked where it is gzip."""
-    return gzip.GzipFile(path) if path.suffix.lower() == ".gz" else path.open("rb")
-
-
-def open_text(path: Path, encoding: str) -> TextIO:
-    """A file's text, unpacked where it is gzip; line ends stay as they are."""
-    unpacked: Any = open_bytes(path)
-    return TextIOWrapper(unpacked, encoding, newline="")
+def is_utf8(file: File) -> bool:
+    """Whether the bytes are UTF-8 with characters beyond ASCII."""
+    decode, beyond = codecs.getincrementaldecoder("utf-8")().decode, False
+    with file.bytes() as content:
+        try:
+            while block := content.read(SAMPLE_BYTES):
+                beyond = beyond or not block.isascii()
+                decode(block)
+            decode(b"", final=True)
+        except UnicodeDecodeError:
+            return False
+    return beyond

@@ -9,12 +9,11 @@ from numpy.typing import NDArray
 from kitune.config import RunOptions, TaskName
 from kitune.data.columns import Columns, choose_columns, require_columns
 from kitune.data.labels import guess_task, label_array, label_names, require_learnable
-from kitune.data.read import Source, layout_of, read_table
+from kitune.data.read import FORMATS, Source, read_table
+from kitune.data.sources import PARTS, parts_in, read_part
 from kitune.data.split import limit, split
 from kitune.data.table import Table
 from kitune.errors import UserError
-
-PARTS = ("train", "valid", "test")
 
 
 @dataclass(frozen=True)
@@ -42,45 +41,18 @@ class Parts:
         return [name for name in self.columns.used if name in self.tables[part].columns]
 
 
-def sources_by_part(data: Source, valid: Source, test: Source) -> dict[str, Source]:
-    """The source of each part that was given; a `DatasetDict` or a dict of tables holds several."""
-    parts: dict[str, Source] = {}
-    if isinstance(data, Mapping):
-        for name, part in (
-            ("train", "train"),
-            ("validation", "valid"),
-            ("valid", "valid"),
-            ("dev", "valid"),
-            ("test", "test"),
-        ):
-            if name in data:
-                parts.setdefault(part, data[name])
-        if "train" not in parts:
-            raise UserError(f"data: no part 'train' among {', '.join(map(str, data))}", fix="give data={'train': ...}")
-    elif data is not None:
-        parts["train"] = data
-    return parts | {name: source for name, source in (("valid", valid), ("test", test)) if source is not None}
-
-
 def read_parts(options: RunOptions, sources: Mapping[str, Source]) -> tuple[Parts, list[str]]:
     """Read, choose columns, name labels, limit and split.
 
     Returns:
         What to learn from, and the sentences that say what was guessed.
     """
-    named = {part: sources.get(part, getattr(options.data, part)) for part in PARTS}
-    if named["train"] is None:
-        raise UserError(
-            "there is no training data", fix="kitune train DATA, with a .csv, .tsv, .jsonl or .parquet file"
-        )
-    tables = {
-        part: read_table(source, layout=layout_of(options.data), name=part)
-        for part, source in named.items()
-        if source is not None
-    }
+    tables = read_tables(options, sources)
     columns, guessed_columns = choose_columns(tables["train"], options.data)
     said = [note for table in tables.values() for note in table.notes] + guessed_columns
     assert columns.label is not None
+    for part in unlabelled(tables, sources, columns.label):
+        said.append(f"{tables.pop(part).source}: the {part} part has no labels and is left out")
     for table in tables.values():
         require_columns(table, [*columns.text, columns.label])
     values = tables["train"].values(columns.label)
@@ -89,7 +61,9 @@ def read_parts(options: RunOptions, sources: Mapping[str, Source]) -> tuple[Part
     if options.task == "auto":
         said.append(f"task: {task} ({why})")
     found = (columns.label,) if task == "regression" else label_names(task, values, options.data.label_separator)
-    names = options.data.labels if options.data.labels and task != "regression" else found
+    names = (
+        found if task == "regression" else options.data.labels or tables["train"].classes.get(columns.label) or found
+    )
     require_learnable(tables["train"], columns.label, task, found)
     parts = limited(Parts(tables, columns, task, names, options))
     if "valid" not in tables:
@@ -101,6 +75,36 @@ def read_parts(options: RunOptions, sources: Mapping[str, Source]) -> tuple[Part
     if task != "regression":
         said.append(f"labels: {', '.join(names[:8])}{f', ... ({len(names)} in all)' if len(names) > 8 else ''}")
     return parts, said
+
+
+def read_tables(options: RunOptions, sources: Mapping[str, Source]) -> dict[str, Table]:
+    """The table of each part that is named, or that the source of train holds beside it."""
+    named = {part: sources.get(part, getattr(options.data, part)) for part in PARTS}
+    if named["train"] is None:
+        raise UserError("there is no training data", fix=f"kitune train DATA, with a file: {FORMATS}")
+    held = parts_in(named["train"])
+    if "train" not in held:
+        raise UserError(f"data: no part 'train' among {', '.join(held)}", fix="give data={'train': ...}")
+    tables = {}
+    for part in PARTS:
+        if part != "train" and named[part] is not None:
+            tables[part] = read_part(named[part], None, layout=options.data, name=part)
+        elif part in held:
+            tables[part] = read_table(held[part], layout=options.data, name=part)
+    if further := [part for part in held if part not in PARTS]:
+        note = f"{tables['train'].source}: it also holds {', '.join(further)}, which no part of a training is"
+        tables["train"] = replace(tables["train"], notes=(*tables["train"].notes, note))
+    return tables
+
+
+def unlabelled(tables: Mapping[str, Table], sources: Mapping[str, Source], label: str) -> list[str]:
+    """The parts that came with train, not by a name of their own, and have no label in any row, as on many a hub page."""
+    came_along = [part for part in tables if part != "train" and sources.get(part) is None]
+    return [
+        part
+        for part in came_along
+        if label not in tables[part].columns or all(value in (None, "") for value in tables[part].values(label))
+    ]
 
 
 def limited(parts: Parts) -> Parts:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from kitune.config import TaskName
 from kitune.data.cache import cache_folder, content_key, made_once
 from kitune.data.encode import forget_last_call, tokenizer_content
+from kitune.data.hub import COMMIT
 from kitune.errors import UserError, numbered
 from kitune.model.heads import map_head, start_at_priors
 from kitune.model.starter import starter_folder
@@ -37,6 +38,7 @@ class Pretrained:
     folder: Path
     most_tokens: int
     said: tuple[str, ...]
+    commit: str | None  # of the hub, where it came from there
 
     def fingerprints(self) -> dict[str, str]:
         """sha256 of what a training begins with: the encoder's weights, and all that decides the token ids."""
@@ -268,6 +270,7 @@ def load_pretrained(
     from safetensors import SafetensorError
     from transformers import AutoModelForSequenceClassification
 
+    commit = folder.name if COMMIT.fullmatch(folder.name) else None
     folder, conversion = with_safetensors(folder)
     said = [conversion] if conversion else []
     config = load_config(folder)
@@ -321,6 +324,7 @@ def load_pretrained(
         folder,
         most_tokens(network, tokenizer, from_run=(folder / "run.yaml").exists()),
         tuple(said),
+        commit,
     )
 
 

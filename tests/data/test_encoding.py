@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from kitune.data.read import Layout, read_table
+from kitune.config import Layout
+from kitune.data.read import read_table
 from kitune.errors import UserError
 
 TEXTS = {

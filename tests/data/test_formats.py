@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from kitune.data.read import Layout, read_table
+from kitune.config import Layout
+from kitune.data.read import read_table
 from kitune.errors import UserError
 
 ROWS = [{"text": "one, two", "label": "a"}, {"text": "three; four", "label": "b"}, {"text": "NA", "label": "null"}]
@@ -83,7 +84,7 @@ def test_json_of_every_shape(tmp_path: Path, content: str) -> None:
     assert read_table(written(tmp_path / "rows.json", content)).data.to_pylist() == ROWS
 
 
-@pytest.mark.parametrize("value", [3, ["a"], {"a": [{"b": 1}], "c": [{"d": 1}]}, {"a": [1, 2], "b": [1]}])
+@pytest.mark.parametrize("value", [3, [1, "a"], {"a": [{"b": 1}], "c": [{"d": 1}]}, {"a": [1, 2], "b": [1]}])
 def test_json_that_is_no_table_is_said(tmp_path: Path, value: Any) -> None:
     with pytest.raises(UserError, match="this JSON is no table"):
         read_table(written(tmp_path / "rows.json", json.dumps(value)))
@@ -96,8 +97,8 @@ def test_broken_json_is_said_with_its_line(tmp_path: Path) -> None:
 
 def test_a_text_a_line(tmp_path: Path) -> None:
     table = read_table(written(tmp_path / "rows.txt", 'a, b\n\n"c\n  d  \r\n'))
-    assert table.texts("text") == ["a, b", '"c', "  d  "]
-    assert table.where(1).endswith("line 3")
+    assert table.texts("text") == ["a, b", "", '"c', "  d  "]
+    assert table.where(2).endswith("line 3")
 
 
 def test_a_file_without_a_header(tmp_path: Path) -> None:
@@ -107,4 +108,225 @@ def test_a_file_without_a_header(tmp_path: Path) -> None:
     assert table.where(0).endswith("line 1")
     doubled = written(tmp_path / "doubled.csv", "a,1,1\nb,0,0\n")
     with pytest.raises(UserError, match=r"--set data\.header=false"):
-        read_table(doubled)
+        read_table(doubled, layout=Layout(header=True))
+
+
+# Headers that are not there
+
+
+@pytest.mark.parametrize(
+    ("content", "columns"),
+    [
+        ("a good film,1\na bad film,0\nfine,1\n", ["1", "2"]),  # a number over numbers
+        ('a good film,2\nbad,"0,1"\nfine,1\n', ["1", "2"]),  # several numbers in a field
+        ("good one,pos\nbad one,neg\ngood two,pos\nbad two,neg\n", ["1", "2"]),  # a word that stands there again
+        ("text,1\nlabel,0\nfine,1\nlabel,1\n", ["text", "1"]),  # a name that the field knows
+        ("sentence,polarity\ngood,1\nbad,0\n", ["sentence", "polarity"]),
+        ("comment_text,toxic\ngood,1\nbad,0\n", ["comment_text", "toxic"]),  # no number over numbers
+        (",Review,Stars\n0,good,5\n1,bad,1\n", ["", "Review", "Stars"]),
+        ("1,2\ngood,1\nbad,0\n", ["1", "2"]),  # what kitune itself calls columns without a name
+        ("memo,verdict\ngood one,pos\nbad one,neg\n", ["memo", "verdict"]),
+        ("本文,ラベル\n良い,正\n悪い,負\n", ["本文", "ラベル"]),
+    ],
+)
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_whether_the_first_line_names_the_columns_is_found(
+    tmp_path: Path, content: str, columns: list[str], end: str
+) -> None:
+    table = read_table(written(tmp_path / "rows.csv", content.replace("\n", end)))
+    named = columns != ["1", "2"] or content.startswith("1,2")
+    assert table.columns == columns
+    assert len(table) == content.count("\n") - named
+    assert table.where(0).endswith("line 2" if named else "line 1")
+    assert any("--set data.header=true" in note for note in table.notes) == (not named)
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("bom", ["", "\ufeff"])
+def test_a_table_without_a_header_is_the_same_by_arrow_and_field_by_field(tmp_path: Path, bom: str, end: str) -> None:
+    rows = 'a "b" c\t1\tx\nd\t0\ty\n\ne\t1\tz'.replace("\n", end)
+    by_field = read_table(written(tmp_path / "odd.tsv", bom + rows))
+    by_arrow = read_table(written(tmp_path / "plain.tsv", bom + rows.replace('"', "'")))
+    for table, quote in ((by_field, '"'), (by_arrow, "'")):
+        assert table.texts("1") == [f"a {quote}b{quote} c", "d", "e"]
+        assert [table.where(i).rpartition(" ")[2] for i in range(3)] == ["1", "2", "4"]
+
+
+def test_a_header_can_be_told(tmp_path: Path) -> None:
+    path = written(tmp_path / "rows.csv", "2019,2020\n1,2\n3,4\n")
+    assert read_table(path).columns == ["1", "2"]
+    assert read_table(path, layout=Layout(header=True)).columns == ["2019", "2020"]
+    assert read_table(path, layout=Layout(header=True)).notes == ()
+
+
+def test_one_column_of_unknown_name_is_said(tmp_path: Path) -> None:
+    (note,) = read_table(written(tmp_path / "rows.csv", "I liked it.\nI did not.\n")).notes
+    assert (
+        note
+        == "rows.csv is read with 'I liked it.' as the name of its column; --set data.header=false if that is a row"
+    )
+
+
+def test_a_line_in_front_of_a_table_with_tabs_is_left_out_aloud(tmp_path: Path) -> None:
+    table = read_table(written(tmp_path / "rows.txt", 'Dummy\r\n1\ta "b\r\n0\tc\r\n'))
+    assert table.data.to_pylist() == [{"1": "1", "2": 'a "b'}, {"1": "0", "2": "c"}]
+    assert table.where(0).endswith("line 2")
+    assert table.notes[0] == "rows.txt: its first line, 'Dummy', has no tab where all others have, and is left out"
+    named = read_table(written(tmp_path / "named.tsv", "Export of today\ntext\tlabel\na\t1\nb\t0\n"))
+    assert named.data.to_pylist() == [{"text": "a", "label": "1"}, {"text": "b", "label": "0"}]
+
+
+# Rows of different widths
+
+
+def test_ragged_rows_are_refused_with_the_option_that_reads_them(tmp_path: Path) -> None:
+    path = written(
+        tmp_path / "sts.csv",
+        'a\t1.5\tx "y\nb\t2.5\tz\tmore\teven\nc\t0.5\nd\t1\te\nf\t2\tg\nh\t3\ti\nj\t4\tk\nl\t5\tm\n',
+    )
+    with pytest.raises(UserError, match=r"sts.csv, line 2: 5 fields where line 1 has 3(.|\n)*--set data.ragged=true"):
+        read_table(path)
+    table = read_table(path, layout=Layout(ragged=True))
+    assert table.columns == ["1", "2", "3", "4", "5"]
+    assert table.data.to_pylist()[:3] == [
+        {"1": "a", "2": "1.5", "3": 'x "y', "4": None, "5": None},
+        {"1": "b", "2": "2.5", "3": "z", "4": "more", "5": "even"},
+        {"1": "c", "2": "0.5", "3": None, "4": None, "5": None},
+    ]
+    assert table.texts("3")[2] == ""
+    assert "with tabs between its fields" in table.notes[0]
+
+
+# A label and a text a line
+
+
+def test_fasttext_s_format_is_found(tmp_path: Path) -> None:
+    table = read_table(
+        written(tmp_path / "rows.txt", "__label__a one, two\n__label__b __label__c three\n\n__label__a \n")
+    )
+    assert table.texts("label") == ["a", "b|c", "a"]
+    assert table.texts("text") == ["one, two", "three", ""]
+    assert table.where(2).endswith("line 4")
+    assert "a label and a text a line" in table.notes[0]
+
+
+def test_a_label_first_can_be_told(tmp_path: Path) -> None:
+    path = written(tmp_path / "rows.txt", "city Where is it?\ncount How many?\n")
+    table = read_table(path, layout=Layout(label_first=True))
+    assert table.data.to_pylist() == [
+        {"label": "city", "text": "Where is it?"},
+        {"label": "count", "text": "How many?"},
+    ]
+
+
+# CoNLL
+
+
+def test_conll_files_are_sentences(tmp_path: Path) -> None:
+    content = "-DOCSTART- -X- O\n\n東京\tO\tB-LOC\nは\tO\tO\n \t \nIt\tO\tO\n\n\n"
+    table = read_table(written(tmp_path / "rows.conll", content))
+    assert table.data.to_pylist() == [
+        {"tokens": ["東京", "は"], "tags": ["B-LOC", "O"]},
+        {"tokens": ["It"], "tags": ["O"]},
+    ]
+    assert [table.where(i).rpartition(" ")[2] for i in range(2)] == ["3", "6"]
+    with pytest.raises(UserError, match="line 2: 1 column where a token and its tag make 2"):
+        read_table(written(tmp_path / "broken.conll", "a\tO\nb\n"))
+
+
+# Excel
+
+
+def workbook(path: Path, sheets: dict[str, list[list[Any]]]) -> Path:
+    """An .xlsx file by hand: what calamine reads needs no library that writes."""
+    import zipfile
+    from xml.sax.saxutils import escape
+
+    def cell(value: Any) -> str:
+        if value is None:
+            return "<c/>"
+        if isinstance(value, bool):
+            return f'<c t="b"><v>{int(value)}</v></c>'
+        if isinstance(value, int | float):
+            return f"<c><v>{value}</v></c>"
+        return f'<c t="inlineStr"><is><t xml:space="preserve">{escape(value)}</t></is></c>'
+
+    main = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
+    relations = "http://schemas.openxmlformats.org/package/2006/relationships"
+    office = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+    names = "".join(f'<sheet name="{escape(name)}" sheetId="{i}" r:id="r{i}"/>' for i, name in enumerate(sheets, 1))
+    links = "".join(
+        f'<Relationship Id="r{i}" Type="{office}/worksheet" Target="worksheets/s{i}.xml"/>'
+        for i in range(1, len(sheets) + 1)
+    )
+    files = {
+        "[Content_Types].xml": '<Types xmlns="http://schemas.openxmlformats.org/package/2006/content-types"/>',
+        "_rels/.rels": f'<Relationships xmlns="{relations}"><Relationship Id="r" Type="{office}/officeDocument" '
+        'Target="xl/workbook.xml"/></Relationships>',
+        "xl/workbook.xml": f'<workbook xmlns="{main}" xmlns:r="{office}"><sheets>{names}</sheets></workbook>',
+        "xl/_rels/workbook.xml.rels": f'<Relationships xmlns="{relations}">{links}</Relationships>',
+    }
+    for i, rows in enumerate(sheets.values(), 1):
+        lines = "".join(f'<row r="{r}">{"".join(map(cell, row))}</row>' for r, row in enumerate(rows, 1))
+        files[f"xl/worksheets/s{i}.xml"] = f'<worksheet xmlns="{main}"><sheetData>{lines}</sheetData></worksheet>'
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, f'<?xml version="1.0" encoding="UTF-8"?>{content}')
+    return path
+
+
+def test_a_sheet_of_a_workbook(tmp_path: Path) -> None:
+    rows: list[list[Any]] = [
+        ["text", "stars", "mixed", "share"],
+        ["良い & fine", 5, "NA", 0.5],
+        [None, None, None, None],
+        ["悪い", 1, 100, 1],
+    ]
+    path = workbook(tmp_path / "book.xlsx", {"Q1": rows, "Q2": [["text"], ["other"]]})
+    table = read_table(path)
+    assert table.data.to_pylist() == [
+        {"text": "良い & fine", "stars": 5, "mixed": "NA", "share": 0.5},
+        {"text": "悪い", "stars": 1, "mixed": "100", "share": 1.0},
+    ]
+    assert table.where(1) == f"{path}, line 4"
+    assert table.notes == ("book.xlsx has sheets Q1, Q2; Q1 is read",)
+    assert read_table(path, layout=Layout(sheet="Q2")).texts("text") == ["other"]
+    with pytest.raises(UserError, match=r"no sheet 'Q3'; there are Q1, Q2"):
+        read_table(path, layout=Layout(sheet="Q3"))
+    with pytest.raises(UserError, match="not an Excel workbook"):
+        read_table(written(tmp_path / "broken.xlsx", "text,label\n"))
+
+
+# A format that the name does not say; addresses
+
+
+def test_the_format_can_be_told(tmp_path: Path) -> None:
+    path = written(tmp_path / "rows.data", "text,label\na,1\n")
+    with pytest.raises(UserError, match=r"ending .data is not one that kitune reads\n(.*)--set data.format=csv"):
+        read_table(path)
+    assert read_table(path, layout=Layout(format="csv")).data.to_pylist() == [{"text": "a", "label": "1"}]
+
+
+def test_a_pipe_is_read_as_a_file_is(tmp_path: Path) -> None:
+    import os
+    import threading
+
+    path, content = tmp_path / "rows.csv", "text;label\n日本;a\n中国;b\nとても;c\n".encode("cp932")
+    os.mkfifo(path)
+    threading.Thread(target=lambda: path.write_bytes(content), daemon=True).start()
+    table = read_table(path, layout=Layout(encoding="cp932"))
+    assert table.texts("text") == ["日本", "中国", "とても"]
+    assert table.source == str(path)
+
+
+def test_an_address_of_fsspec_is_read(tmp_path: Path) -> None:
+    import fsspec
+
+    with fsspec.open("memory://folder/rows.csv.gz", "wb") as file:
+        file.write(gzip.compress(b"text,label\na,1\n"))
+    table = read_table("memory://folder/rows.csv.gz")
+    assert table.data.to_pylist() == [{"text": "a", "label": "1"}]
+    assert table.where(0) == "memory://folder/rows.csv.gz, line 2"
+    for address in ("memory://folder/none.csv", "klingon://a/b.csv"):
+        with pytest.raises(UserError, match=f"{address}: cannot be read"):
+            read_table(address)

@@ -4,10 +4,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from kitune.data import delimited, read
+from kitune.config import Layout
+from kitune.data import arrow_csv, delimited
+from kitune.data.arrow_csv import plain_rows
 from kitune.data.cache import cache_folder
-from kitune.data.delimited import plain_rows
-from kitune.data.read import Layout, read_table
+from kitune.data.files import File
+from kitune.data.read import read_table
 from kitune.data.table import Table
 from kitune.errors import UserError
 
@@ -40,10 +42,14 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
 
 
+def file_at(path: Path) -> File:
+    return File(path, str(path), "csv")
+
+
 def by_field(path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str = "utf-8-sig") -> Table | str:
     """What the csv module makes of a file: a table, or the refusal."""
     with monkeypatch.context() as patch:
-        patch.setattr(read, "plain_rows", lambda *_: None)
+        patch.setattr(delimited, "plain_rows", lambda *_, **__: None)
         try:
             return read_table(path, layout=Layout(encoding=encoding))
         except UserError as error:
@@ -63,7 +69,7 @@ def same(one: Table, other: Table) -> bool:
 def test_a_file_that_is_read_by_arrow_gives_what_the_csv_module_gives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ending: str, block_bytes: int
 ) -> None:
-    monkeypatch.setattr(delimited, "BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(arrow_csv, "BLOCK_BYTES", block_bytes)
     chance = random.Random(block_bytes)
     delimiter = {".csv": ",", ".tsv": "\t"}[ending]
     path, plain_ones = tmp_path / f"rows{ending}", 0
@@ -83,7 +89,7 @@ def test_a_file_that_is_read_by_arrow_gives_what_the_csv_module_gives(
         content = end.join(lines) + chance.choice(["", end])
         path.write_bytes(content.encode(chance.choice(["utf-8", "utf-8", "utf-8-sig"])))
         encoding = chance.choice(["utf-8-sig", "utf-8-sig", "utf-8"])
-        table = plain_rows(path, encoding, delimiter)
+        table = plain_rows(file_at(path), encoding, delimiter)
         if table is None:
             continue
         expected = by_field(path, monkeypatch, encoding)
@@ -115,22 +121,22 @@ def test_a_file_that_is_read_by_arrow_gives_what_the_csv_module_gives(
 def test_what_is_not_plain_is_left_to_the_csv_module(tmp_path: Path, content: str) -> None:
     path = tmp_path / "rows.csv"
     path.write_bytes(content.encode())
-    assert plain_rows(path, "utf-8-sig", ",") is None
+    assert plain_rows(file_at(path), "utf-8-sig", ",") is None
 
 
 def test_other_encodings_and_wrong_bytes_are_left_to_the_csv_module(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_bytes("text\n日本\n".encode("cp932"))
-    assert plain_rows(path, "cp932", ",") is None
-    assert plain_rows(path, "utf-8-sig", ",") is None
-    assert plain_rows(path, "klingon", ",") is None
+    assert plain_rows(file_at(path), "cp932", ",") is None
+    assert plain_rows(file_at(path), "utf-8-sig", ",") is None
+    assert plain_rows(file_at(path), "klingon", ",") is None
 
 
 def test_a_large_file_is_mapped_from_the_cache_and_follows_its_content(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(delimited, "MAPPED_BYTES", 100)
-    monkeypatch.setattr(delimited, "BLOCK_BYTES", 64)
+    monkeypatch.setattr(arrow_csv, "MAPPED_BYTES", 100)
+    monkeypatch.setattr(arrow_csv, "BLOCK_BYTES", 64)
     path = tmp_path / "rows.csv"
     path.write_text("text,label\n" + "".join(f'"row\n{i}",{i % 2}\n' for i in range(50)))
     first = read_table(path)
@@ -148,7 +154,7 @@ def test_a_large_file_is_mapped_from_the_cache_and_follows_its_content(
 def test_a_large_file_is_read_into_memory_where_no_cache_can_be_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(delimited, "MAPPED_BYTES", 10)
+    monkeypatch.setattr(arrow_csv, "MAPPED_BYTES", 10)
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "file"))
     path = tmp_path / "rows.csv"

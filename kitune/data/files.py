@@ -1,0 +1,105 @@
+"""A file as its readers see it: where its bytes are, what messages call it, and which format it is in."""
+
+import gzip
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from io import BufferedIOBase, TextIOWrapper
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, BinaryIO, TextIO
+
+from kitune.config import Layout
+from kitune.errors import UserError
+
+
+@dataclass(frozen=True)
+class File:
+    """Bytes on the disk.
+
+    Attributes:
+        name: what messages call it: a path as it was given, an address, or `standard input`.
+        format: what its reader is called: `csv`, `jsonl` and so on, or the ending of a file that none reads.
+    """
+
+    path: Path
+    name: str
+    format: str
+    packed: bool = False
+
+    @property
+    def title(self) -> str:
+        """The name without its folders, for a sentence that is no error."""
+        return self.name.rsplit("/", 1)[-1]
+
+    def bytes(self) -> BufferedIOBase:
+        """The bytes, unpacked."""
+        return gzip.GzipFile(self.path) if self.packed else self.path.open("rb")
+
+    def text(self, encoding: str) -> TextIO:
+        """The text, unpacked; line ends stay as they are."""
+        unpacked: Any = self.bytes()
+        return TextIOWrapper(unpacked, encoding, newline="")
+
+
+def ending_of(name: str) -> str:
+    """The ending that names the format: `csv` of `rows.CSV.gz`."""
+    return Path(name.lower().removesuffix(".gz")).suffix.removeprefix(".")
+
+
+def is_packed(name: str) -> bool:
+    """Whether the name says gzip."""
+    return name.lower().endswith(".gz")
+
+
+def is_remote(source: object) -> bool:
+    """Whether a name is an address of fsspec's: https://, s3://, hf:// and so on."""
+    return isinstance(source, str) and "://" in source
+
+
+@contextmanager
+def opened(source: str | Path, layout: Layout) -> Iterator[File]:
+    """The file at a path or an address. What is not on the disk, or can be read only once, is there as long as it is open.
+
+    Raises:
+        UserError: the address cannot be read.
+    """
+    name, path = str(source), Path(source)
+    kind = ending_of(name.partition("?")[0]) if layout.format == "auto" else layout.format
+    if is_remote(source):
+        with fetched(name) as copy:
+            yield File(copy, name, kind, is_packed(name))
+    elif path.is_file():
+        yield File(path, name, kind, is_packed(name))
+    else:
+        with path.open("rb") as pipe, spooled(pipe) as copy:
+            yield File(copy, name, kind, is_packed(name))
+
+
+@contextmanager
+def fetched(address: str) -> Iterator[Path]:
+    """A copy of what is at an address."""
+    import fsspec
+
+    with TemporaryDirectory(prefix="kitune-") as folder:
+        path = Path(folder) / "rows"
+        try:
+            with fsspec.open(address, "rb") as remote, path.open("wb") as file:
+                shutil.copyfileobj(remote, file)
+        except ImportError as error:  # says which package reads this kind of address
+            raise UserError(f"{address}: {error}", fix="install that package") from None
+        except Exception as error:  # every file system has errors of its own
+            reason = " ".join(str(error).split())[:160] or type(error).__name__
+            raise UserError(f"{address}: cannot be read: {reason}", fix="check the address and your access") from None
+        yield path
+
+
+@contextmanager
+def spooled(stream: BinaryIO) -> Iterator[Path]:
+    """A file with all that the stream holds."""
+    with TemporaryDirectory(prefix="kitune-") as folder:
+        path = Path(folder) / "rows"
+        with path.open("wb") as file:
+            shutil.copyfileobj(stream, file)
+        yield path
