@@ -83,6 +83,62 @@ def train(
 
 
 @app.command()
+def inspect(
+    what: Annotated[
+        str, typer.Argument(metavar="DATA|MODEL", help="A file, folder or hub data set; or a model or run.")
+    ],
+    split: Split = None,
+    where: Annotated[str | None, typer.Option("--where", metavar="COLUMN=VALUE", help="Only such rows.")] = None,
+    count: Annotated[int, typer.Option("-n", min=0, help="Rows to show.")] = 5,
+    set_: Set = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what a data set holds, or the shape of a model."""
+    from kitune.config import RunOptions, parse_set, with_values
+    from kitune.inspect import inspect_data, inspect_model, is_model
+    from kitune.show import show_data, show_json, show_model
+
+    if is_model(what):
+        model_facts = inspect_model(what)
+        show_json(model_facts) if json else show_model(model_facts)
+    else:
+        options = with_values(RunOptions(), parse_set(set_ or [])).data
+        facts = inspect_data(what, split=split, where=where, count=count, options=options)
+        show_json(facts.as_json()) if json else show_data(facts)
+
+
+@app.command()
+def doctor(
+    data: Data,
+    model: Annotated[str | None, typer.Option("--model", help="starter, a folder, a run, or a hub name.")] = None,
+    text: Annotated[list[str] | None, typer.Option("--text", help="Text column; twice for a pair.")] = None,
+    label: Annotated[str | None, typer.Option("--label", help="Label column.")] = None,
+    task: Annotated[str | None, typer.Option("--task", help="single-label, multi-label or regression.")] = None,
+    valid: Annotated[str | None, typer.Option("--valid", help="Rows that choose the best weights.")] = None,
+    test: Annotated[str | None, typer.Option("--test", help="Rows that are scored once, at the end.")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any option of a training.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Find what is wrong with DATA for a model before any training; exit code 1 where there are errors."""
+    from kitune.config import RunOptions, parse_set, with_values
+    from kitune.doctor import diagnose
+    from kitune.show import show_findings, show_json
+
+    named = {"model": model, "task": task, "data.text": tuple(text) if text else None, "data.label": label}
+    told = {name: value for name, value in named.items() if value is not None} | parse_set(set_ or [])
+    options = with_values(RunOptions(), told)
+    sources = {"train": data, "valid": valid, "test": test}
+    findings, said = diagnose(options, {part: source for part, source in sources.items() if source is not None})
+    findings = [finding for finding in findings if finding.code not in options.doctor.allow]
+    for sentence in said:
+        print(sentence, file=sys.stderr)
+    show_json([finding.as_json() for finding in findings]) if json else show_findings(findings)
+    raise typer.Exit(any(finding.severity == "error" for finding in findings))
+
+
+@app.command()
 def evaluate(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run, or any classification folder or hub name.")],
     data: Data,

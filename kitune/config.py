@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from kitune.errors import UserError
+from kitune.findings import CODES
 
 Auto = Literal["auto"]
 Count = Annotated[int, Field(ge=1)]
@@ -169,6 +170,24 @@ class EngineOptions(Options):
     )
 
 
+class DoctorOptions(Options):
+    """What the doctor lets pass."""
+
+    allow: tuple[str, ...] = Field(
+        (),
+        description="Codes of findings that are not said and stop no training; missing-labels: rows without one are dropped.",
+    )
+
+    @field_validator("allow")
+    @classmethod
+    def are_codes(cls, codes: tuple[str, ...]) -> tuple[str, ...]:
+        for code in codes:
+            if code not in CODES:
+                near = difflib.get_close_matches(code, CODES, n=1)
+                raise ValueError(f"there is no finding {code!r}" + (f"; did you mean {near[0]}?" if near else ""))
+        return codes
+
+
 class RunOptions(Options):
     """All options of one training."""
 
@@ -178,6 +197,7 @@ class RunOptions(Options):
     data: DataOptions = Field(default_factory=lambda: DataOptions())
     train: TrainOptions = Field(default_factory=lambda: TrainOptions())
     engine: EngineOptions = Field(default_factory=lambda: EngineOptions())
+    doctor: DoctorOptions = Field(default_factory=lambda: DoctorOptions())
 
 
 # What may differ between a run and its resumption: the end of the training, where it runs, and what it writes.
@@ -194,6 +214,7 @@ FREE_AT_RESUME = frozenset(
         "engine.threads",
         "engine.keep_checkpoints",
         "engine.cache",
+        "doctor.allow",
     }
 )
 

@@ -9,6 +9,7 @@ class UserError(Exception):
     def __init__(self, problem: str, *, fix: str) -> None:
         self.problem = problem
         self.fix = fix
+        self.in_rows = False  # set where the rows of a file are wrong, not what was asked for
         super().__init__(f"{problem}\n  fix: {fix}")
 
 

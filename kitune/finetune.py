@@ -9,16 +9,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from kitune.config import RunOptions, TaskName, checked, load_yaml, with_values
 from kitune.data.batches import BatchPlan
-from kitune.data.encode import Encoded, encode, guess_max_length
+from kitune.data.encode import Encoded, choose_max_length, encode, sample_lengths
 from kitune.data.labels import class_weights, weight_array
 from kitune.data.parts import Parts, label_shares, read_parts
 from kitune.data.read import Source
 from kitune.data.sources import PARTS
+from kitune.doctor import findings_of, worth_saying
 from kitune.errors import UserError, command, numbered
 from kitune.evaluate.score import Predictions, outputs, plan_prediction, score, threshold_of
+from kitune.findings import Finding
 from kitune.metrics import Metrics, table_line
 from kitune.model.encoder import Pretrained, load_pretrained, model_folder
 from kitune.model.engine import kernels_for, slow_down, speed_up
@@ -34,6 +37,7 @@ from kitune.resume import (
 )
 from kitune.run_folder import (
     Keeper,
+    as_json,
     choose_folder,
     create,
     facts,
@@ -151,8 +155,10 @@ def finetune(options: RunOptions, sources: Mapping[str, Source], out: str | Path
     for sentence in pretrained.said:
         say(sentence)
     began = pretrained.fingerprints()
-    resolved = settle(parts, pretrained, machine)
+    lengths = sample_lengths(parts.tables["train"], parts.columns.text, pretrained.tokenizer)
+    resolved = settle(parts, pretrained, lengths, machine)
     encoded = encode_parts(parts, pretrained, resolved, machine)
+    findings = examined(parts, pretrained, encoded, lengths, resolved, machine)
     train_options = resolved.train
     say(
         f"{machine.describe()}; learning rate {train_options.learning_rate:g}, "
@@ -175,6 +181,7 @@ def finetune(options: RunOptions, sources: Mapping[str, Source], out: str | Path
             "resumed": [],
         }
         folder = create(out, resolved, record)
+        (folder / "findings.json").write_text(as_json([finding.as_json() for finding in findings]), encoding="utf-8")
     folder = Path(agree(machine, str(folder)))
     with explained(folder, parts, resolved, machine):
         state = learn(folder, parts, training, pretrained.tokenizer, encoded, resolved, record=None)
@@ -220,12 +227,17 @@ def network_for(parts: Parts) -> Pretrained:
     )
 
 
-def settle(parts: Parts, pretrained: Pretrained, machine: Machine) -> RunOptions:
-    """The options with a value in place of every `auto` that decides what is learned; the run.yaml of the run."""
+def settle(parts: Parts, pretrained: Pretrained, lengths: NDArray[np.int64], machine: Machine) -> RunOptions:
+    """The options with a value in place of every `auto` that decides what is learned; the run.yaml of the run.
+
+    Args:
+        lengths: tokens of whole texts of train.
+    """
     options, columns, say = parts.options, parts.columns, machine.say
     most = pretrained.most_tokens
     if options.data.max_length == "auto":
-        max_length, cut, longest = guess_max_length(parts.tables["train"], columns.text, pretrained.tokenizer, most)
+        max_length = choose_max_length(lengths, most)
+        cut, longest = float((lengths > max_length).mean()), int(lengths.max())
         say(f"max_length: {max_length} tokens, which cuts {cut:.1%} of the texts (the longest has {longest:,})")
     elif options.data.max_length > most:
         raise UserError(
@@ -279,6 +291,27 @@ def encode_parts(parts: Parts, pretrained: Pretrained, options: RunOptions, mach
         encoded = all_parts()
     machine.meet()
     return encoded if machine.is_first else all_parts()
+
+
+def examined(
+    parts: Parts,
+    pretrained: Pretrained,
+    encoded: Mapping[str, Encoded],
+    lengths: NDArray[np.int64],
+    options: RunOptions,
+    machine: Machine,
+) -> list[Finding]:
+    """What the doctor finds, said by the first process; an error ends every process with the same sentence."""
+    max_length = options.data.max_length
+    assert isinstance(max_length, int)
+    if machine.is_first:
+        findings = findings_of(parts, encoded, pretrained.tokenizer, lengths, max_length)
+    machine.meet()
+    if not machine.is_first:
+        findings = findings_of(parts, encoded, pretrained.tokenizer, lengths, max_length)
+    for finding in worth_saying(findings, options.doctor.allow):
+        machine.say(f"{finding.severity}: {finding.line()}")
+    return findings
 
 
 def training_for(

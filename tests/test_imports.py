@@ -9,14 +9,15 @@ from typing import Any
 
 PACKAGE = Path(__file__).parents[1] / "kitune"
 CHAIN = (
-    ("config", "errors", "metrics"),
+    ("config", "errors", "findings", "metrics"),
     ("data",),
     ("model", "tasks"),
     ("evaluate",),
     ("training",),
     ("run_folder",),
-    ("resume",),
-    ("finetune", "predict"),
+    ("doctor", "resume"),
+    ("finetune", "inspect", "predict"),
+    ("show",),
     ("cli",),
 )
 LEVEL = {name: level for level, names in enumerate(CHAIN) for name in names}

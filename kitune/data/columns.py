@@ -3,14 +3,13 @@
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from kitune.config import DataOptions
 from kitune.data.table import Table
-from kitune.errors import UserError, command
+from kitune.errors import UserError
 
 # Pairs as the well-known data sets name them.
 PAIR_NAMES = (
@@ -33,7 +32,6 @@ TEXT_NAMES = (
     "body",
     "message",
     "question",
-    "title",
     "テキスト",
     "本文",
     "文本",
@@ -62,7 +60,7 @@ LABEL_NAMES = (
 )
 # Names by which a first line is known for a header.
 KNOWN_NAMES = frozenset(
-    name.lower() for names in (*PAIR_NAMES, TEXT_NAMES, LABEL_NAMES, ("id", "index", "idx")) for name in names
+    name.lower() for names in (*PAIR_NAMES, TEXT_NAMES, LABEL_NAMES, ("id", "index", "idx", "title")) for name in names
 )
 
 
@@ -168,16 +166,3 @@ def refuse_rows(table: Table, rows: Sequence[int], what: str, fix: str) -> None:
         places = "; ".join(table.where(row) for row in rows[:3])
         more = f" and {len(rows) - 3:,} more" if len(rows) > 3 else ""
         raise UserError(f"{places}{more}: {what}", fix=fix)
-
-
-def without_labels_fix(table: Table, column: str) -> str:
-    """How to drop the rows without a label, in a shell where they came as a file."""
-    if not Path(table.source).is_file():
-        return "label them, or drop them"
-    script = (
-        "import pyarrow.parquet as p; from kitune.data.read import read_table; "
-        f"t = read_table({table.source!r}).data; "
-        f"kept = [v is not None and str(v).strip() != '' for v in t[{column!r}].to_pylist()]; "
-        "p.write_table(t.filter(kept), 'labelled.parquet')"
-    )
-    return "label them, or drop them: " + command("python", "-c", script)

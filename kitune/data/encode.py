@@ -164,18 +164,17 @@ def encoded_slices(table: Table, text: Sequence[str], tokenizer: Any, max_length
             yield pending.popleft().result()
 
 
-def guess_max_length(table: Table, text: Sequence[str], tokenizer: Any, most: int) -> tuple[int, float, int]:
-    """The shortest length, a multiple of 8, that cuts at most one text in a hundred.
-
-    Returns:
-        The length, the share of texts that it cuts, and the longest text's tokens: all from a sample of rows.
-    """
+def sample_lengths(table: Table, text: Sequence[str], tokenizer: Any) -> NDArray[np.int64]:
+    """Tokens of whole texts, special ones included, of rows that are spread evenly over the table, (sampled rows,)."""
     step = max(1, math.ceil(len(table) / SAMPLE_ROWS))
     sample = table.take(np.arange(0, len(table), step))
-    lengths = np.asarray([length for ids in encoded_slices(sample, text, tokenizer, None) for length in ids.lengths])
+    return np.asarray([length for ids in encoded_slices(sample, text, tokenizer, None) for length in ids.lengths])
+
+
+def choose_max_length(lengths: NDArray[np.int64], most: int) -> int:
+    """The shortest length, a multiple of 8, that cuts at most one text in a hundred."""
     enough = int(np.quantile(lengths, 1 - CUT_SHARE, method="higher"))
-    chosen = min(most, max(16, 8 * math.ceil(enough / 8)))
-    return chosen, float((lengths > chosen).mean()), int(lengths.max())
+    return min(most, max(16, 8 * math.ceil(enough / 8)))
 
 
 def encode(table: Table, text: Sequence[str], tokenizer: Any, *, max_length: int, cache: bool = True) -> Encoded:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kitune.config import TaskName
-from kitune.data.columns import refuse_rows, without_labels_fix
+from kitune.data.columns import refuse_rows
 from kitune.data.table import Table
 from kitune.errors import UserError, command, numbered
 
@@ -93,6 +93,11 @@ def label_names(task: TaskName, values: Sequence[Any], separator: str = "auto") 
     return tuple(sorted(found, key=lambda name: (number_in(name) is None, number_in(name) or 0.0, name)))
 
 
+def unlabelled_rows(values: Sequence[Any]) -> list[int]:
+    """The rows whose label is empty."""
+    return [row for row, value in enumerate(values) if value is None or str(value).strip() == ""]
+
+
 def require_learnable(table: Table, column: str, task: TaskName, names: Sequence[str]) -> None:
     """Refuse what nothing can be learned from: no label at all, or a single class."""
     if not names:
@@ -125,8 +130,8 @@ def label_array(
             for label in labels:
                 hot[row, position_of(label, positions, table, row, column)] = 1.0
         return hot
-    empty = [row for row, value in enumerate(values) if value is None or str(value).strip() == ""]
-    refuse_rows(table, empty, f"no label in column {column!r}", without_labels_fix(table, column))
+    fix = "label them, or drop them (a training does so with --set 'doctor.allow=[missing-labels]')"
+    refuse_rows(table, unlabelled_rows(values), f"no label in column {column!r}", fix)
     if task == "regression":
         numbers = [number_in(str(value)) for value in values]
         wrong = [row for row, number in enumerate(numbers) if number is None]
@@ -146,8 +151,7 @@ def position_of(label: str, positions: dict[str, int], table: Table, row: int, c
     if label in positions:
         return positions[label]
     number = number_in(label)
-    by_number = number is not None and all(number_in(name) is None for name in positions)
-    if number is not None and by_number and number == int(number) and 0 <= number < len(positions):
+    if number is not None and is_position(number, list(positions)):
         return int(number)
     names = list(positions)
     listed = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
@@ -156,6 +160,22 @@ def position_of(label: str, positions: dict[str, int], table: Table, row: int, c
         f"{numbered(len(names), 'label')} ({listed})",
         fix=f"correct the row, or tell all labels: {command('--set', 'data.labels=' + yaml_list([*names, label]))}",
     )
+
+
+def is_position(number: float, names: Sequence[str]) -> bool:
+    """Whether a number stands for a label by its place, because no name is a number itself."""
+    return number == int(number) and 0 <= number < len(names) and all(number_in(name) is None for name in names)
+
+
+def new_names(found: Sequence[str], names: Sequence[str]) -> list[str]:
+    """The names among `found` that are none of `names`, nor positions in them."""
+    known = set(names)
+
+    def is_new(name: str) -> bool:
+        number = number_in(name)
+        return name not in known and (number is None or not is_position(number, names))
+
+    return [name for name in found if is_new(name)]
 
 
 def yaml_list(names: Sequence[str]) -> str:

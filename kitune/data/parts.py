@@ -8,12 +8,20 @@ from numpy.typing import NDArray
 
 from kitune.config import RunOptions, TaskName
 from kitune.data.columns import Columns, choose_columns, require_columns
-from kitune.data.labels import guess_task, label_array, label_names, require_learnable
+from kitune.data.labels import (
+    guess_task,
+    label_array,
+    label_names,
+    new_names,
+    require_learnable,
+    unlabelled_rows,
+)
 from kitune.data.read import FORMATS, Source, read_table
 from kitune.data.sources import PARTS, parts_in, read_part
 from kitune.data.split import limit, split
 from kitune.data.table import Table
-from kitune.errors import UserError
+from kitune.errors import UserError, numbered
+from kitune.findings import Finding, about_rows
 
 
 @dataclass(frozen=True)
@@ -25,6 +33,9 @@ class Parts:
     task: TaskName
     names: tuple[str, ...]
     options: RunOptions
+    found: tuple[Finding, ...] = ()  # about rows that are left out
+    whole: Table | None = None  # train before valid was cut from it,
+    cut: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None  # and which of its rows are in train and in valid
 
     def labels(self, part: str) -> NDArray[np.int64] | NDArray[np.float32]:
         """The labels of a part, as the loss takes them."""
@@ -41,8 +52,13 @@ class Parts:
         return [name for name in self.columns.used if name in self.tables[part].columns]
 
 
-def read_parts(options: RunOptions, sources: Mapping[str, Source]) -> tuple[Parts, list[str]]:
+def read_parts(
+    options: RunOptions, sources: Mapping[str, Source], *, examined: bool = False
+) -> tuple[Parts, list[str]]:
     """Read, choose columns, name labels, limit and split.
+
+    Args:
+        examined: for the doctor: what a training refuses in labels is a finding.
 
     Returns:
         What to learn from, and the sentences that say what was guessed.
@@ -55,26 +71,66 @@ def read_parts(options: RunOptions, sources: Mapping[str, Source]) -> tuple[Part
         said.append(f"{tables.pop(part).source}: the {part} part has no labels and is left out")
     for table in tables.values():
         require_columns(table, [*columns.text, columns.label])
-    values = tables["train"].values(columns.label)
-    guessed, why = guess_task(values)
-    task = guessed if options.task == "auto" else options.task
+    task, why = guess_task(tables["train"].values(columns.label))
     if options.task == "auto":
         said.append(f"task: {task} ({why})")
-    found = (columns.label,) if task == "regression" else label_names(task, values, options.data.label_separator)
-    names = (
-        found if task == "regression" else options.data.labels or tables["train"].classes.get(columns.label) or found
-    )
-    require_learnable(tables["train"], columns.label, task, found)
-    parts = limited(Parts(tables, columns, task, names, options))
+    else:
+        task = options.task
+    found: list[Finding] = []
+    if task != "multi-label" and (examined or "missing-labels" in options.doctor.allow):
+        for part, table in tables.items():
+            tables[part], finding = with_labels_alone(table, columns.label, part)
+            found += [finding] if finding else []
+    names, learned = names_of(tables, columns.label, task, options)
+    if not examined:
+        require_learnable(tables["train"], columns.label, task, learned)
+    elif len(learned) < 2 and task == "single-label":
+        return Parts(tables, columns, task, learned, options, tuple(found)), said
+    parts = limited(Parts(tables, columns, task, names, options, tuple(found)))
     if "valid" not in tables:
         parts = with_valid(parts)
-        held_out, learned = len(parts.tables["valid"]), len(parts.tables["train"])
-        said.append(f"{held_out:,} of {held_out + learned:,} rows are held out to choose the best weights")
+        held_out, kept = len(parts.tables["valid"]), len(parts.tables["train"])
+        said.append(f"{held_out:,} of {held_out + kept:,} rows are held out to choose the best weights")
     for part in parts.tables:
         parts.labels(part)  # a label that is not known is refused now, with its line
     if task != "regression":
         said.append(f"labels: {', '.join(names[:8])}{f', ... ({len(names)} in all)' if len(names) > 8 else ''}")
     return parts, said
+
+
+def names_of(
+    tables: Mapping[str, Table], label: str, task: TaskName, options: RunOptions
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The label names of the task, and those that train holds.
+
+    A label that only valid or test have gets an output too, or their rows could not be scored; nothing is learned about it.
+    """
+    if task == "regression":
+        return (label,), (label,)
+    separator = options.data.label_separator
+    learned = label_names(task, tables["train"].values(label), separator)
+    told = options.data.labels or tables["train"].classes.get(label)
+    if told:
+        return told, learned
+    further = {
+        name
+        for part, table in tables.items()
+        if part != "train"
+        for name in new_names(label_names(task, table.values(label), separator), learned)
+    }
+    return (*learned, *sorted(further)), learned
+
+
+def with_labels_alone(table: Table, label: str, part: str) -> tuple[Table, Finding | None]:
+    """The rows that have a label, and the finding about the others."""
+    missing = unlabelled_rows(table.values(label))
+    if not missing:
+        return table, None
+    says = f"{numbered(len(missing), 'row')} without a label in column {label!r}"
+    fix = "label them, or drop them: --set 'doctor.allow=[missing-labels]'"
+    return table.take(np.delete(np.arange(len(table)), missing)), about_rows(
+        "missing-labels", says, fix, part, table, missing
+    )
 
 
 def read_tables(options: RunOptions, sources: Mapping[str, Source]) -> dict[str, Table]:
@@ -124,7 +180,8 @@ def with_valid(parts: Parts) -> Parts:
     share, seed = options.data.valid_share, options.train.seed
     kept, held_out = split(table, parts.columns, parts.labels("train"), valid_share=share, seed=seed)
     tables = {"train": table.take(kept), "valid": table.take(held_out)}
-    return replace(parts, tables=tables | {part: parts.tables[part] for part in ("test",) if part in parts.tables})
+    tables |= {part: parts.tables[part] for part in ("test",) if part in parts.tables}
+    return replace(parts, tables=tables, whole=table, cut=(kept, held_out))
 
 
 def label_shares(parts: Parts) -> list[float]:

@@ -89,10 +89,14 @@ def read_file(path: str | Path, layout: Layout, otherwise: str = "auto") -> Tabl
 
 def read_rows(file: File, layout: Layout, otherwise: str) -> Table:
     """The table in an open file."""
-    if file.format in BINARY_READERS:
-        return BINARY_READERS[file.format](file, layout)
-    if file.format in TEXT_READERS:
-        return in_its_encoding(file, layout, TEXT_READERS[file.format], otherwise)
+    try:
+        if file.format in BINARY_READERS:
+            return BINARY_READERS[file.format](file, layout)
+        if file.format in TEXT_READERS:
+            return in_its_encoding(file, layout, TEXT_READERS[file.format], otherwise)
+    except UserError as error:
+        error.in_rows = True
+        raise
     ending = f".{file.format}" if file.format else "(none)"
     raise UserError(
         f"{file.name}: the ending {ending} is not one that kitune reads",

@@ -1,6 +1,8 @@
 """A validation part cut from the training rows: stratified, seeded, nothing known on both sides."""
 
 from collections import defaultdict
+from collections.abc import Sequence
+from hashlib import blake2b
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,11 +31,24 @@ def strata(labels: NDArray[np.int64] | NDArray[np.float32]) -> NDArray[np.int64]
     return np.asarray(np.where(labels.any(axis=1), rarity.argmin(axis=1), labels.shape[1]), dtype=np.int64)
 
 
+def text_keys(table: Table, text: Sequence[str]) -> NDArray[np.uint64]:
+    """A hash of each row's text, without space around it, or pair in either order, (rows,)."""
+    columns = [table.texts(name) for name in text]
+    keys = np.empty(len(table), dtype=np.uint64)
+    for row, texts in enumerate(zip(*columns, strict=True)):
+        content = "\0".join(sorted(text.strip() for text in texts)).encode("utf-8", "surrogatepass")
+        keys[row] = int.from_bytes(blake2b(content, digest_size=8).digest(), "little")
+    return keys
+
+
 def units(table: Table, columns: Columns) -> Rows:
     """The unit of each row, (rows,), numbered from 0.
 
     Rows with an equal text (or pair, in either order) or an equal group are one unit, and so are rows linked through others.
     """
+    _, first_of, text = np.unique(text_keys(table, columns.text), return_index=True, return_inverse=True)
+    if not columns.group:
+        return np.unique(first_of[text], return_inverse=True)[1].astype(np.int64)
     parent = list(range(len(table)))
 
     def root(row: int) -> int:
@@ -42,15 +57,14 @@ def units(table: Table, columns: Columns) -> Rows:
             row = parent[row]
         return row
 
-    texts = zip(*(table.texts(name) for name in columns.text), strict=True)
-    keys: list[list[object]] = [[tuple(sorted(text.strip() for text in pair)) for pair in texts]]
-    if columns.group:
-        groups = table.values(columns.group)
-        # A row without a group belongs to nobody, not to one nameless customer.
-        keys.append([("row", row) if group in (None, "") else ("group", group) for row, group in enumerate(groups)])
-    for column in keys:
+    # A row without a group belongs to nobody, not to one nameless customer.
+    groups = [
+        ("row", row) if group in (None, "") else ("group", group)
+        for row, group in enumerate(table.values(columns.group))
+    ]
+    for keys in (text.tolist(), groups):
         first: dict[object, int] = {}
-        for row, key in enumerate(column):
+        for row, key in enumerate(keys):
             parent[root(row)] = root(first.setdefault(key, row))
     roots = np.fromiter((root(row) for row in range(len(table))), np.int64, len(table))
     return np.unique(roots, return_inverse=True)[1].astype(np.int64)
@@ -68,8 +82,11 @@ def sample(stratum: NDArray[np.int64], unit: Rows, count: float, seed: int) -> N
         rows_of[int(number)].append(row)
     units_of: dict[int, list[list[int]]] = defaultdict(list)
     for rows in rows_of.values():
-        values, counts = np.unique(stratum[rows], return_counts=True)
-        units_of[int(values[counts.argmax()])].append(rows)
+        key = stratum[rows[0]]
+        if len(rows) > 1:
+            values, counts = np.unique(stratum[rows], return_counts=True)
+            key = values[counts.argmax()]
+        units_of[int(key)].append(rows)
     share = count / len(unit)
     taken = np.zeros(len(unit), dtype=np.bool_)
     owed = 0.0  # what rounding has kept from the strata so far; the next one gets it

@@ -125,6 +125,33 @@ def holds_strings(kind: Any) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
+def as_bools(column: pa.ChunkedArray) -> NDArray[np.bool_]:
+    """A column of truth values, empty ones as False, past Arrow's own conversion, which imports pandas: 0.3 to 0.5 s."""
+    parts = [np.zeros(0, dtype=np.bool_)]
+    for chunk in column.chunks:
+        validity, bits = chunk.buffers()
+        span = slice(chunk.offset, chunk.offset + len(chunk))
+        values = np.unpackbits(np.frombuffer(bits, np.uint8), bitorder="little")[span].astype(np.bool_)
+        if chunk.null_count:
+            values &= np.unpackbits(np.frombuffer(validity, np.uint8), bitorder="little")[span].astype(np.bool_)
+        parts.append(values)
+    return np.concatenate(parts)
+
+
+def lengths_of(texts: pa.ChunkedArray) -> NDArray[np.int64]:
+    """Characters of each text, 0 where there is none; as `as_bools` without pandas."""
+    parts = [np.zeros(0, dtype=np.int64)]
+    for chunk in texts.chunks:
+        sizes = pc.utf8_length(chunk.cast(pa.large_string()))
+        values = np.frombuffer(sizes.buffers()[1], np.int64, len(sizes), 8 * sizes.offset).copy()
+        if chunk.null_count:
+            validity = np.frombuffer(chunk.buffers()[0], np.uint8)
+            span = slice(chunk.offset, chunk.offset + len(chunk))
+            values[~np.unpackbits(validity, bitorder="little")[span].astype(np.bool_)] = 0
+        parts.append(values)
+    return np.concatenate(parts)
+
+
 def strings_digest(column: pa.ChunkedArray) -> bytes:
     """sha256 over the lengths of all strings (-1 where there is none) and over their bytes: 0.1 us a row, by `repr` 0.8."""
     lengths, content = hashlib.sha256(), hashlib.sha256()

@@ -371,6 +371,14 @@ def refuse_other_sizes(mismatched: Sequence[tuple[str, Sequence[int], Sequence[i
         )
 
 
+def shape_of(config: Any) -> Any:
+    """The network of a config without any weights, for what follows from its shape."""
+    from transformers import AutoModel
+
+    with torch.device("meta"), quiet_transformers():
+        return AutoModel.from_config(config)
+
+
 def most_tokens(network: Any, tokenizer: Any, *, from_run: bool) -> int:
     """The longest sequence that the model can take, special tokens included.
 

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from transformers.models.bert.tokenization_bert_legacy import BertTokenizerLegacy
 
 from kitune.data.cache import cache_folder
-from kitune.data.encode import CHUNK_ROWS, Encoded, calls_backend_only, encode, guess_max_length
+from kitune.data.encode import CHUNK_ROWS, Encoded, calls_backend_only, choose_max_length, encode, sample_lengths
 from kitune.data.read import read_table
 from kitune.data.table import Table
 from kitune.errors import UserError
@@ -233,16 +233,14 @@ def test_the_guessed_length_cuts_at_most_one_text_in_a_hundred_and_is_the_shorte
 ) -> None:
     words = np.random.default_rng(seed).geometric(0.04, size=count)
     table = read_table([{"text": "film " * int(number)} for number in words])
-    chosen, cut, longest = guess_max_length(table, ["text"], tokenizer, 10_000)
+    lengths = sample_lengths(table, ["text"], tokenizer)
     sampled = words[:: -(-count // 2000)] + 2
-    assert cut == pytest.approx((sampled > chosen).mean())
-    assert longest == sampled.max()
-    assert cut <= 0.01
+    assert lengths.tolist() == sampled.tolist()
+    chosen = choose_max_length(lengths, 10_000)
+    assert (sampled > chosen).mean() <= 0.01
     assert chosen % 8 == 0
     assert chosen == 16 or (sampled > chosen - 8).mean() >= 0.01
-    limited = guess_max_length(table, ["text"], tokenizer, 24)
-    assert limited[0] == min(24, chosen)
-    assert limited[1] == pytest.approx((sampled > limited[0]).mean())
+    assert choose_max_length(lengths, 24) == min(24, chosen)
 
 
 @pytest.mark.parametrize("cache", [True, False])
