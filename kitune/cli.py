@@ -156,8 +156,15 @@ def evaluate(
 
     require_one_process("evaluate")
     model = load(run, which=part(which)).with_layout(parse_set(set_ or []))
-    metrics = model.evaluate(data, label=label, split=split)
-    print(dumps(metrics, indent=2) if json else "\n".join(f"{name:<16} {value:.4f}" for name, value in metrics.items()))
+    apart = model.evaluate_apart(data, label=label, split=split)
+    metrics, new = apart["all"], apart.get("new")
+    if json:
+        print(dumps({**metrics, "new": new} if new else metrics, indent=2))
+        return
+    if new:
+        print("the second column leaves out the rows whose text the model was trained on", file=sys.stderr)
+    for name, value in metrics.items():
+        print(f"{name:<16} {value:.4f}" + (f"  {new[name]:.4f}" if new else ""))
 
 
 @app.command()
@@ -232,6 +239,11 @@ def main(arguments: list[str] | None = None) -> None:
         sys.exit(2)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except UnicodeEncodeError as error:  # answers on a terminal of an old encoding: none is changed in silence
+        sign = error.object[error.start]
+        problem = f"standard output: its encoding, {error.encoding.upper()}, has no {sign!a}"
+        print(f"error: {UserError(problem, fix='--out FILE, or PYTHONIOENCODING=utf-8')}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt as stopped:
         hint = f"; go on with {stopped}" if str(stopped) else ""

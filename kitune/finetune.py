@@ -18,6 +18,7 @@ from kitune.data.labels import class_weights, weight_array
 from kitune.data.parts import Parts, label_shares, read_parts
 from kitune.data.read import Source
 from kitune.data.sources import PARTS
+from kitune.data.split import text_keys
 from kitune.doctor import findings_of, worth_saying
 from kitune.errors import UserError, command, numbered
 from kitune.evaluate.score import Predictions, outputs, plan_prediction, score, threshold_of
@@ -36,6 +37,7 @@ from kitune.resume import (
     restored,
 )
 from kitune.run_folder import (
+    KNOWN_TEXTS,
     Keeper,
     as_json,
     choose_folder,
@@ -404,6 +406,8 @@ def train_network(
 ) -> None:
     """Fit, with the validation part scored and the state saved whenever the loop asks for it."""
     machine, valid = training.machine, encoded["valid"]
+    labels = valid.labels
+    assert labels is not None
     latest: Metrics = {}
 
     def evaluate(epoch: int) -> Metrics:
@@ -411,8 +415,8 @@ def train_network(
         journal.begin(epoch, "VALID", batches)
         logits = outputs(training.network, valid, pad_id=training.pad_id, machine=machine, advance=journal.advance)
         journal.end()
-        threshold = threshold_of(parts.task, logits, valid)
-        metrics = score(parts.task, logits, valid, threshold=threshold)
+        threshold = threshold_of(parts.task, logits, labels)
+        metrics = score(parts.task, logits, labels, threshold=threshold)
         latest.update(metrics, threshold=threshold)
         return metrics
 
@@ -452,6 +456,9 @@ def finish(
     machine.meet()  # best/ is on the disk
     threshold = float(read_metrics(folder / "best").get("threshold", 0.5))
     metrics: dict[str, Metrics] = {}
+    known = known_texts(parts)
+    if machine.is_first:
+        np.save(folder / KNOWN_TEXTS, known)
     # What is read here is what predict will say.
     answering = load_to_answer(folder / "best", parts.task, parts.names, options.engine, machine)
     pad_id = answering.tokenizer.pad_token_id or 0
@@ -459,19 +466,32 @@ def finish(
         if part not in encoded:
             continue
         logits = outputs(answering.network, encoded[part], pad_id=pad_id, machine=machine)
-        metrics[part] = score(parts.task, logits, encoded[part], threshold=threshold)
+        labels = encoded[part].labels
+        assert labels is not None
+        metrics[part] = score(parts.task, logits, labels, threshold=threshold)
         if machine.is_first:
             answers = Predictions(logits, parts.names, parts.task, threshold)
             target = folder / "predictions" / f"{part}.parquet"
             write_predictions(answers, parts.tables[part], target, columns=parts.columns_in(part), probabilities=True)
         names = ("loss", *TASKS[parts.task].headline)
         machine.say(f"best/ on {part} ({numbered(len(logits), 'row')}): {table_line(metrics[part], names)}")
+        new = np.flatnonzero(~np.isin(text_keys(parts.tables[part], parts.columns.text), known))
+        if 0 < len(new) < len(logits):
+            metrics[f"{part}_new"] = score(parts.task, logits[new], labels[new], threshold=threshold)
+            line = table_line(metrics[f"{part}_new"], names)
+            machine.say(f"  without the {numbered(len(logits) - len(new), 'row')} whose text is in train: {line}")
     if machine.is_first:
         mark_finished(folder, state, metrics)
     machine.say(
         f"the run is in {folder}; use it with {command('kitune', 'predict', folder, 'DATA', '--out', 'FILE.csv')}",
     )
     return Run(folder, options, metrics)
+
+
+def known_texts(parts: Parts) -> NDArray[np.uint64]:
+    """Keys of the texts of train, and of valid where it was cut from train."""
+    own = [parts.tables["train"]] if parts.whole is None else [parts.whole]
+    return np.unique(np.concatenate([text_keys(table, parts.columns.text) for table in own]))
 
 
 def agree(machine: Machine, value: str) -> str:

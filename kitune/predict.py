@@ -27,6 +27,7 @@ from kitune.data.encode import Encoded, encode
 from kitune.data.labels import label_array
 from kitune.data.read import Source
 from kitune.data.sources import read_part
+from kitune.data.split import text_keys
 from kitune.data.table import Table
 from kitune.data.write import require_new_file, row_writer
 from kitune.errors import UserError, numbered
@@ -35,7 +36,7 @@ from kitune.metrics import Metrics
 from kitune.model.encoder import Pretrained, load_config, load_pretrained, model_folder
 from kitune.model.engine import kernels_for, speed_up
 from kitune.model.families import OwnWeights
-from kitune.run_folder import read_metrics
+from kitune.run_folder import KNOWN_TEXTS, read_metrics
 from kitune.tasks import task_of
 from kitune.training.devices import DTYPES, Machine, connect
 
@@ -47,6 +48,7 @@ class Model:
     Attributes:
         data: the columns, layout and label separator that it was trained with, but for the encoding, which each file shows
             anew; the defaults for a model from elsewhere.
+        known_texts: keys of the texts that it was trained on (see `text_keys`), of a run.
         usual_encoding: of its own files; read in it are those that are not UTF-8.
     """
 
@@ -59,6 +61,7 @@ class Model:
     data: DataOptions
     machine: Machine
     usual_encoding: str = "auto"
+    known_texts: NDArray[np.uint64] | None = None
 
     @property
     def text(self) -> tuple[str, ...] | None:
@@ -129,7 +132,11 @@ class Model:
         return encoded, outputs(self.network, encoded, pad_id=self.tokenizer.pad_token_id or 0, machine=self.machine)
 
     def evaluate(self, data: Source, *, label: str | None = None, split: str | None = None) -> Metrics:
-        """The loss and the task's metrics on labelled rows.
+        """The loss and the task's metrics on labelled rows (see `evaluate_apart`)."""
+        return self.evaluate_apart(data, label=label, split=split)["all"]
+
+    def evaluate_apart(self, data: Source, *, label: str | None = None, split: str | None = None) -> dict[str, Metrics]:
+        """The loss and the task's metrics on `all` labelled rows, and on the `new` ones where the run has seen others' texts.
 
         Args:
             split: the part of a folder or hub data set that has several.
@@ -143,8 +150,13 @@ class Model:
             raise UserError("the model does not know which column holds the labels", fix="name it: --label COLUMN")
         require_columns(table, [column])
         labels = label_array(table, column, self.task, self.label_names, separator=self.data.label_separator)
-        encoded, logits = self.forward(table)
-        return score(self.task, logits, encoded.with_labels(labels), threshold=self.threshold)
+        _, logits = self.forward(table)
+        metrics = {"all": score(self.task, logits, labels, threshold=self.threshold)}
+        if self.known_texts is not None:
+            new = np.flatnonzero(~np.isin(text_keys(table, self.columns_in(table)), self.known_texts))
+            if 0 < len(new) < len(labels):
+                metrics["new"] = score(self.task, logits[new], labels[new], threshold=self.threshold)
+        return metrics
 
 
 def load(
@@ -175,6 +187,7 @@ def load(
     task = task_of(config.problem_type, config.num_labels)
     names = tuple(str(label) for _, label in sorted(config.id2label.items()))
     pretrained = load_to_answer(folder, task, names, engine, machine)
+    known = folder.parent / KNOWN_TEXTS
     return Model(
         pretrained.network,
         pretrained.tokenizer,
@@ -185,6 +198,7 @@ def load(
         options.data.model_copy(update={"encoding": "auto"}) if options else DataOptions(),
         machine,
         options.data.encoding if options else "auto",
+        np.load(known) if known.exists() else None,
     )
 
 

@@ -47,6 +47,8 @@ except ImportError:  # Windows
 # Number of the layout of this folder; a run of a later one is refused.
 FORMAT = 1
 WEIGHTS, MOMENTS, STATE = "model.safetensors", "moments.safetensors", "state.json"
+# Keys of the texts that the run has learned from, so that an evaluation can tell which ones are new to it.
+KNOWN_TEXTS = "train_texts.npy"
 
 
 def choose_folder(out: str | Path | None) -> Path:

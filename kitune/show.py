@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from io import TextIOWrapper
 from typing import Any
 
 from rich.cells import cell_len
@@ -21,7 +22,9 @@ NEVER_CUT = 14
 
 
 def console() -> Console:
-    """Standard output as rich writes to it."""
+    """Standard output as rich writes to it; characters that its encoding lacks become question marks."""
+    if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="replace")
     return Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False, soft_wrap=False)
 
 

@@ -162,7 +162,7 @@ def a_single_class(here: Path) -> Words:
     return train(here)
 
 
-@mistake("tickets.csv, line 4; ", "line 9: no label in column 'label'", "or drop them: python -c")
+@mistake("tickets.csv, line 4; ", "line 9: no label in column 'label'", "--set 'doctor.allow=[missing-labels]'")
 def rows_without_a_label(here: Path) -> Words:
     edit(here / "tickets.csv", lambda rows: [rows[i].update(label="") for i in (2, 7)])
     return train(here)
@@ -174,10 +174,10 @@ def a_label_out_of_range_of_the_told_ones(here: Path) -> Words:
     return train(here, "tickets.csv", "--task", "single-label", "--set", "data.labels=['no', 'yes']")
 
 
-@mistake("valid.csv, line 3: label 'maybe' in column 'label' is not among the 2 labels")
-def a_label_that_only_the_validation_file_has(here: Path) -> Words:
-    (here / "valid.csv").write_text("text,label\ngood film,yes\nbad film,maybe\n")
-    return train(here, "tickets.csv", "--valid", str(here / "valid.csv"))
+@mistake("55% of the tokens are unknown to the model (tickets.csv, lines 2, 3, 4 and 21 more) [unknown-tokens]", "klue")
+def a_model_of_another_language(here: Path) -> Words:
+    edit(here / "tickets.csv", lambda rows: [row.update(text=f"아주 재미있는 영화 {row['text'][:4]}") for row in rows])
+    return train(here)
 
 
 @mistake("tickets.csv, line 2; ", "line 4 and 21 more: 'yes' in column 'label' is no finite number")
@@ -540,7 +540,7 @@ def test_a_mistake_is_named_with_its_place_and_its_remedy_and_nothing_is_written
 
 
 @pytest.mark.parametrize("ending", [".csv", ".tsv", ".jsonl", ".parquet"])
-def test_the_fix_for_rows_without_a_label_runs_in_a_shell_and_leaves_the_labelled_rows(
+def test_the_fix_for_rows_without_a_label_drops_them_and_no_others(
     here: Path, capsys: pytest.CaptureFixture[str], ending: str
 ) -> None:
     import pyarrow as pa
@@ -549,19 +549,33 @@ def test_the_fix_for_rows_without_a_label_runs_in_a_shell_and_leaves_the_labelle
     from kitune.data.write import row_writer
 
     data = here / f"it's data{ending}"
-    rows = [{"text": f"null {i}", "label": None if i in (2, 7) else "NA" if i % 2 else "ok"} for i in range(20)]
+    rows = [{"text": f"good film {i}", "label": None if i in (2, 7) else "NA" if i % 2 else "ok"} for i in range(20)]
     with row_writer(data) as write:
         write(pa.Table.from_pylist(rows))
     with pytest.raises(SystemExit):
         main(train(here, data.name))
-    fix = capsys.readouterr().err.partition("or drop them: ")[2].strip()
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
-        ["bash", "-c", fix], cwd=here, env={**os.environ, "PATH": path}, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    labelled = next(here.glob("labelled.*"))
-    assert read_table(labelled).data.to_pylist() == [row for row in rows if row["label"] is not None]
+    fix = capsys.readouterr().err.partition("a training does so with ")[2].partition(")")[0]
+    with pytest.raises(SystemExit) as stopped:
+        main([*train(here, data.name), *shlex.split(fix)])
+    assert stopped.value.code == 0
+    answers = [read_table(path) for path in (here / "new" / "predictions").iterdir()]
+    found = json.loads((here / "new" / "findings.json").read_text())
+    assert [finding["code"] for finding in found][:1] == ["missing-labels"]
+    assert sum(map(len, answers)) + 16 == 18
+    assert "18 rows are held out" in capsys.readouterr().err
+
+
+def test_a_label_that_only_the_validation_file_has_is_scored_and_said(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "valid.csv").write_text("text,label\ngood film,yes\nbad film,maybe\n")
+    with pytest.raises(SystemExit) as stopped:
+        main(train(here, "tickets.csv", "--valid", str(here / "valid.csv")))
+    assert stopped.value.code == 0
+    said = capsys.readouterr().err
+    assert "valid: 1 row with a label that train lacks: 'maybe' (valid.csv, line 3) [unseen-labels]" in said
+    config = json.loads((here / "new" / "best" / "config.json").read_text())
+    assert list(config["id2label"].values()) == ["no", "yes", "maybe"]
 
 
 def test_the_fix_for_a_run_folder_that_exists_goes_on_with_it(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

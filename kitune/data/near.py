@@ -1,97 +1,109 @@
-"""Near duplicates by MinHash over token ids, in bounded memory.
+"""Near duplicates by MinHash over the bytes of texts, in bounded memory.
 
-Broder 1997, "On the resemblance and containment of documents"; banding as in Leskovec, Rajaraman and Ullman, "Mining of
-Massive Datasets", section 3.4. Candidates are checked by their true resemblance, so that hashing decides speed alone.
+Broder 1997, "On the resemblance and containment of documents"; one hash function over many bins with rotation for the empty
+ones (Shrivastava and Li 2014, arXiv:1406.4784); banding as in Leskovec, Rajaraman and Ullman, "Mining of Massive Datasets",
+section 3.4. Candidates are checked by their true resemblance, so that hashing decides speed alone.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
-from kitune.data.encode import Encoded
 from kitune.data.table import Rows
 
-# Tokens in a shingle, and the least share of shingles that two rows have in common (their Jaccard index).
-SHINGLE, RESEMBLANCE = 3, 0.8
+# Bytes in a shingle, and the least share of shingles that two texts have in common (their Jaccard index).
+SHINGLE, RESEMBLANCE = 8, 0.8
 # A pair of 0.8 is found with probability 1 - (1 - 0.8 ** 3) ** 10 = 0.9992.
 BANDS, ROWS_OF_A_BAND = 10, 3
+BINS = BANDS * ROWS_OF_A_BAND
 # Share of a signature in which candidates agree at least: three standard deviations below RESEMBLANCE.
 LEAST_ALIKE = 0.57
-# Rows with fewer shingles are near to nothing: one word more or less is another text.
-LEAST_SHINGLES = 5
-BLOCK_TOKENS, MOST_ROWS, MOST_PAIRS = 2**20, 2_000_000, 200_000
+# Shorter texts are near to nothing: one word more or less is another text.
+LEAST_BYTES = 40
+BLOCK_BYTES, MOST_ROWS, MOST_PAIRS = 2**22, 2_000_000, 200_000
+EMPTY = np.uint32(2**32 - 1)
 
 
-def near_duplicates(parts: Sequence[tuple[Encoded, Rows, NDArray[np.bool_]]]) -> list[tuple[int, int]]:
+def near_duplicates(texts: pa.ChunkedArray, wanted: NDArray[np.bool_]) -> list[tuple[int, int]]:
     """Pairs of rows that resemble each other.
 
     Args:
-        parts: token ids, the rows of a table that they are, and which of them to look at (no exact duplicates); `MOST_ROWS`
-            at most are.
+        texts: (rows,), without nulls.
+        wanted: the rows to look at, (rows,): no exact duplicates. Short ones are left out, and those after `MOST_ROWS`.
 
     Returns:
         The later row of each pair and an earlier one, in the order of the later ones.
     """
-    chosen = [
-        np.flatnonzero(wanted & (encoded.lengths >= SHINGLE + LEAST_SHINGLES - 1)) for encoded, _, wanted in parts
-    ]
-    place = np.concatenate([np.stack([np.full(len(own), i), own], axis=1) for i, own in enumerate(chosen)])
-    order = np.argsort(
-        np.concatenate([rows[own] for (_, rows, _), own in zip(parts, chosen, strict=True)]), kind="stable"
-    )
-    order = order[:MOST_ROWS]
-    if len(order) < 2:
+    rows, signatures, row = [np.empty(0, dtype=np.int64)], [np.empty((0, BINS), dtype=np.uint32)], 0
+    for content, starts in flat_blocks(texts):
+        count = len(starts) - 1
+        long_enough = wanted[row : row + count] & (np.diff(starts) >= LEAST_BYTES)
+        own = np.flatnonzero(long_enough)
+        if len(own):
+            rows.append(row + own)
+            signatures.append(signatures_of(content, starts, own))
+        row += count
+        if sum(map(len, rows)) >= MOST_ROWS:
+            break
+    row_of = np.concatenate(rows)
+    if len(row_of) < 2:
         return []
-    signatures = np.concatenate(
-        [block for (encoded, _, _), own in zip(parts, chosen, strict=True) for block in signatures_of(encoded, own)]
-    )[order]
-    place = place[order]
-
-    def ids(number: int) -> NDArray[np.int32]:
-        part, own = place[number]
-        encoded = parts[part][0]
-        return np.asarray(encoded.input_ids[encoded.starts[own] : encoded.starts[own + 1]])
-
-    def row(number: int) -> int:
-        part, own = place[number]
-        return int(parts[part][1][own])
-
     found: dict[int, int] = {}
-    for earlier, later in candidates(signatures).tolist():
-        if later not in found and resemblance(ids(later), ids(earlier)) >= RESEMBLANCE:
-            found[later] = earlier
-    return [(row(later), row(found[later])) for later in sorted(found)]
+    for earlier, later in candidates(np.concatenate(signatures)).tolist():
+        one, other = int(row_of[earlier]), int(row_of[later])
+        if other not in found and resemblance(texts[one].as_py(), texts[other].as_py()) >= RESEMBLANCE:
+            found[other] = one
+    return [(later, found[later]) for later in sorted(found)]
 
 
-def shingles(ids: NDArray[np.int32]) -> NDArray[np.uint32]:
-    """A hash of each token and its followers, (tokens - SHINGLE + 1,)."""
-    wide = ids.astype(np.uint32)
-    hashed = wide[: len(wide) - SHINGLE + 1] * np.uint32(0x9E3779B1)
-    for offset in range(1, SHINGLE):
-        hashed = (hashed ^ (hashed >> np.uint32(15))) * np.uint32(0x85EBCA6B)
-        hashed = hashed + wide[offset : len(wide) - SHINGLE + 1 + offset] * np.uint32(0xC2B2AE35)
-    return np.asarray((hashed ^ (hashed >> np.uint32(13))) * np.uint32(0x27D4EB2F), dtype=np.uint32)
+def flat_blocks(texts: pa.ChunkedArray) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64]]]:
+    """The bytes of consecutive texts behind one another, and where each begins and the last one ends."""
+    for chunk in texts.chunks:
+        wide = chunk.cast(pa.large_string())
+        if not len(wide):
+            continue
+        offsets = np.frombuffer(wide.buffers()[1], np.int64, len(wide) + 1, 8 * wide.offset)
+        content = np.frombuffer(wide.buffers()[2] or b"", np.uint8)
+        begin = 0
+        while begin < len(wide):
+            end = int(np.searchsorted(offsets, offsets[begin] + BLOCK_BYTES, side="right")) - 1
+            end = min(max(end, begin + 1), len(wide))
+            yield content[offsets[begin] : offsets[end]], offsets[begin : end + 1] - offsets[begin]
+            begin = end
 
 
-def signatures_of(encoded: Encoded, rows: Rows) -> Iterator[NDArray[np.uint32]]:
-    """The least hash of each row's shingles under each of the hash functions, (rows, hash functions), block by block."""
-    yield np.empty((0, BANDS * ROWS_OF_A_BAND), dtype=np.uint32)
-    generator = np.random.default_rng(0)
-    factors = generator.integers(0, 2**32, BANDS * ROWS_OF_A_BAND, dtype=np.uint32) | np.uint32(1)
-    starts, begin = np.asarray(encoded.starts), 0
-    while begin < len(rows):
-        end = int(np.searchsorted(starts[rows + 1], starts[rows[begin]] + BLOCK_TOKENS, side="right"))
-        block = rows[begin : max(end, begin + 1)]
-        first = starts[block[0]]
-        hashed = shingles(np.asarray(encoded.input_ids[first : starts[block[-1] + 1]]))
-        # Where each row's shingles begin and end; those across two rows lie between them.
-        bounds = np.stack([starts[block], starts[block + 1] - SHINGLE + 1], axis=1).reshape(-1) - first
-        signature = np.empty((len(block), len(factors)), dtype=np.uint32)
-        for number, factor in enumerate(factors):
-            signature[:, number] = np.minimum.reduceat(hashed * factor, bounds[:-1])[::2]
-        yield signature
-        begin += len(block)
+def shingles(content: NDArray[np.uint8]) -> NDArray[np.uint32]:
+    """A hash of each byte and its followers, (bytes - SHINGLE + 1,)."""
+    count = len(content) - SHINGLE + 1
+    hashed = np.zeros(max(count, 0), dtype=np.uint64)
+    for offset in range(SHINGLE):
+        hashed = (hashed << np.uint64(8)) | content[offset : offset + max(count, 0)]
+    return np.asarray((hashed * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(32), dtype=np.uint32)
+
+
+def signatures_of(content: NDArray[np.uint8], starts: NDArray[np.int64], rows: Rows) -> NDArray[np.uint32]:
+    """The least hash of each row's shingles in each bin, (rows, BINS)."""
+    hashed = shingles(content)
+    counts = starts[rows + 1] - starts[rows] - SHINGLE + 1
+    # The place of every shingle that lies within one of the rows, and the row's number.
+    number = np.repeat(np.arange(len(rows)), counts)
+    place = np.arange(int(counts.sum())) + np.repeat(starts[rows] - (np.cumsum(counts) - counts), counts)
+    own = hashed[place]
+    least = np.full(len(rows) * BINS, EMPTY)
+    np.minimum.at(least, number * BINS + own % np.uint32(BINS), own // np.uint32(BINS))
+    signature = least.reshape(len(rows), BINS)
+    filled = signature != EMPTY
+    borrowed = signature.copy()
+    for distance in range(1, BINS):
+        empty = borrowed == EMPTY
+        if not empty.any():
+            break
+        from_next = np.roll(signature, -distance, axis=1)
+        usable = empty & np.roll(filled, -distance, axis=1)
+        borrowed[usable] = from_next[usable] + np.uint32(distance * 0x01000193)
+    return borrowed
 
 
 def candidates(signatures: NDArray[np.uint32]) -> NDArray[np.int64]:
@@ -115,7 +127,10 @@ def candidates(signatures: NDArray[np.uint32]) -> NDArray[np.int64]:
     return pairs[:MOST_PAIRS]
 
 
-def resemblance(one: NDArray[np.int32], other: NDArray[np.int32]) -> float:
-    """The Jaccard index of two rows' shingles."""
-    sets = [set(shingles(ids).tolist()) for ids in (one, other)]
+def resemblance(one: str, other: str) -> float:
+    """The Jaccard index of two texts' shingles."""
+    sets = [
+        {content[i : i + SHINGLE] for i in range(len(content) - SHINGLE + 1)}
+        for content in (one.encode("utf-8", "surrogatepass"), other.encode("utf-8", "surrogatepass"))
+    ]
     return len(sets[0] & sets[1]) / len(sets[0] | sets[1])

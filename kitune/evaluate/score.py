@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -93,22 +93,23 @@ def outputs(
     return result
 
 
-def score(task: TaskName, logits: NDArray[np.float32], encoded: Encoded, *, threshold: float = 0.5) -> Metrics:
+Labels: TypeAlias = NDArray[np.int64] | NDArray[np.float32]
+
+
+def score(task: TaskName, logits: NDArray[np.float32], labels: Labels, *, threshold: float = 0.5) -> Metrics:
     """The loss (mean over rows, unweighted) and the metrics of `task`.
 
     Args:
-        logits: (rows, outputs), of the rows of `encoded`.
+        logits: (rows, outputs).
+        labels: as `label_array` gives them.
         threshold: probability from which a label of a multi-label task counts.
     """
-    assert encoded.labels is not None
     row = TASKS[task]
-    loss = row.loss(torch.from_numpy(logits), torch.from_numpy(encoded.labels)) / max(1, len(logits))
+    loss = row.loss(torch.from_numpy(logits), torch.from_numpy(labels)) / max(1, len(logits))
     told = {"threshold": threshold} if task == "multi-label" else {}
-    return {"loss": float(loss), **row.metrics(logits, encoded.labels, **told)}
+    return {"loss": float(loss), **row.metrics(logits, labels, **told)}
 
 
-def threshold_of(task: TaskName, logits: NDArray[np.float32], encoded: Encoded) -> float:
+def threshold_of(task: TaskName, logits: NDArray[np.float32], labels: Labels) -> float:
     """From which probability a label counts: tuned on these rows where labels are many, 0.5 elsewhere."""
-    if task != "multi-label" or encoded.labels is None:
-        return 0.5
-    return best_threshold(logits, encoded.labels.astype(np.float32))
+    return best_threshold(logits, labels.astype(np.float32)) if task == "multi-label" else 0.5

@@ -1,15 +1,18 @@
 """Every file of the real data sets, as their publishers wrote them: published rows and columns, by default or by the option
 that the message names."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kitune.config import Layout
+from kitune.config import Layout, RunOptions, with_values
 from kitune.data.read import read_table
 from kitune.data.sources import parts_in
+from kitune.doctor import diagnose
 from kitune.errors import UserError
+from kitune.findings import Finding
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 pytestmark = [pytest.mark.real, pytest.mark.skipif(not DATA.is_dir(), reason="the real data sets are not here")]
@@ -116,3 +119,62 @@ def test_line_breaks_inside_fields_and_empty_texts() -> None:
 def test_folders_of_glue_are_read_by_name() -> None:
     assert set(parts_in(DATA / "rte")) == {"train", "valid", "test"}
     assert set(parts_in(DATA / "qnli")) == {"valid", "test"}
+
+
+# The doctor
+
+
+def diagnosed(
+    train: str, told: Mapping[str, Any] | None = None, *, test: str | None = None
+) -> dict[tuple[str, str | None], Finding]:
+    options = with_values(RunOptions(), {"engine.cache": False, **(told or {})})
+    sources = {"train": str(DATA / train)} | ({"test": str(DATA / test)} if test else {})
+    return {(finding.code, finding.part): finding for finding in diagnose(options, sources)[0]}
+
+
+@pytest.mark.slow
+def test_texts_of_nsmc_s_test_that_are_in_train_are_named() -> None:
+    found = diagnosed("nsmc/ratings_train.txt", test="nsmc/ratings_test.txt")
+    assert len(found["leak", "test"].lines) == 1571
+    assert len(found["empty-texts", "train"].lines) == 5
+    assert len(found["empty-texts", "test"].lines) == 3
+    assert "klue" in found["other-language", None].fix
+    assert not {"mojibake", "escapes", "imbalance", "unused-text"} & {code for code, _ in found}
+
+
+def test_texts_of_goemotions_test_that_are_in_train_are_named() -> None:
+    told = {"data.text": ("1",), "data.label": "2", "task": "multi-label"}
+    found = diagnosed("goemotions/train.tsv", told, test="goemotions/test.tsv")
+    assert len(found["leak", "test"].lines) == 37
+    assert not {"mojibake", "unknown-tokens", "other-language", "unseen-labels"} & {code for code, _ in found}
+
+
+def test_duplicates_of_sst2_are_named_and_no_leak() -> None:
+    found = diagnosed("sst2/train.tsv", test="sst2/dev.tsv")
+    assert len(found["duplicates", "train"].lines) == 371
+    assert ("leak", "test") not in found
+
+
+def test_qnli_without_its_second_text_is_named() -> None:
+    found = diagnosed("qnli/dev.tsv", {"data.text": ("question",)})
+    assert found["unused-text", None].fix == "read both: --text question --text sentence"
+    assert ("unused-text", None) not in diagnosed("qnli/dev.tsv")
+
+
+def test_japanese_with_an_english_model_is_named_with_a_model_for_it() -> None:
+    told = {"task": "regression", "data.text": ("sentence1", "sentence2")}
+    found = diagnosed("jglue_jsts/train-v1.3.json", told)
+    named = found.get(("unknown-tokens", "train")) or found["some-unknown-tokens", "train"]
+    assert "cl-tohoku/bert-base-japanese" in named.fix
+
+
+def test_empty_texts_an_index_and_a_second_text_of_the_reviews_are_named() -> None:
+    found = diagnosed("womens_clothing/reviews.csv", {"data.text": ("Review Text",), "data.label": "Rating"})
+    assert len(found["empty-texts", "train"].lines) == 845
+    assert "column '' only counts" in found["index-column", None].says
+    assert found["unused-text", None].says.startswith("column 'Title' holds text too")
+
+
+@pytest.mark.parametrize("name", ["banking77/train.csv", "mrpc/msr_paraphrase_test.txt", "trec/test_TREC_10.label.txt"])
+def test_no_error_is_invented(name: str) -> None:
+    assert not [finding for finding in diagnosed(name).values() if finding.severity == "error"]
