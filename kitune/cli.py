@@ -206,6 +206,31 @@ def predict(
         print(f"{rows:,} rows in {out}", file=sys.stderr)
 
 
+@app.command()
+def cache(
+    clear: Annotated[
+        str | None,
+        typer.Option("--clear", metavar="NAME", help="Delete what has this name; all: everything of kitune's own."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what is kept under HF_HOME: token ids, models, data sets; or delete it."""
+    from kitune.data.cache import cache_folder, kept
+    from kitune.data.cache import clear as clear_cache
+    from kitune.show import in_bytes, show_json, show_table
+
+    if clear is not None:
+        gone = clear_cache(clear)
+        print(f"deleted {in_bytes(sum(entry.size for entry in gone))}", file=sys.stderr)
+        return
+    there = kept()
+    if json:
+        show_json([{**vars(entry), "folder": str(entry.folder)} for entry in there])
+        return
+    print(f"caches under {cache_folder().parent} (HF_HOME)")
+    show_table(("name", "what", "items", "size"), [(e.name, e.what, e.items, in_bytes(e.size)) for e in there])
+
+
 def require_one_process(name: str) -> None:
     """Refuse a launcher's many: each process would write the same file."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:

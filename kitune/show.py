@@ -117,6 +117,15 @@ def show_model(facts: Mapping[str, Any]) -> None:
     show_table(("", ""), [(name, in_words(value)) for name, value in rows])
 
 
+def in_bytes(size: int) -> str:
+    """`1.3 MB`."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if size < 1000 or unit == "GB":
+            break
+        size /= 1000  # type: ignore[assignment]
+    return f"{size:,.0f} {unit}" if unit == "B" else f"{size:,.1f} {unit}"
+
+
 def show_findings(findings: Sequence[Finding]) -> None:
     """Each finding with its places and its fix."""
     grid = Grid(box=None, padding=(0, 2, 0, 0), show_header=False)

@@ -1,4 +1,4 @@
-"""Token ids on disk, found again by content: the next run on the same rows starts at once."""
+"""What is kept on disk and found again by content: the next run on the same rows starts at once."""
 
 import hashlib
 import json
@@ -6,10 +6,22 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+
+from kitune.errors import UserError
 
 # Raise it when the meaning of a cached file changes.
 FORMAT = 1
+# What lies under `cache_folder()`, by the name of its folder.
+KINDS = {
+    "encoded": "token ids",
+    "tables": "large files as Arrow",
+    "findings": "what the doctor found",
+    "kernels": "compiled kernels",
+    "converted": "old-style weights as safetensors",
+    "hub-names": "new names of moved data sets",
+}
 
 
 def cache_folder() -> Path:
@@ -59,3 +71,61 @@ def is_whole(folder: Path) -> bool:
         return all((folder / name).stat().st_size == size for name, size in sizes.items())
     except (OSError, ValueError):
         return False
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Something in a cache: what `--clear` calls it, what it is, how many of it, its bytes and its folder."""
+
+    name: str
+    what: str
+    items: int
+    size: int
+    folder: Path
+
+
+def kept() -> list[Kept]:
+    """What kitune, the hub's client and `datasets` keep on this machine, all of it under HF_HOME."""
+    own = [
+        Kept(name, what, len(list(folder.iterdir())), size_of(folder), folder)
+        for name, what in KINDS.items()
+        if (folder := cache_folder() / name).is_dir()
+    ]
+    from huggingface_hub import CacheNotFound, scan_cache_dir
+
+    try:
+        repositories = sorted(scan_cache_dir().repos, key=lambda repository: str(repository.repo_id))
+    except CacheNotFound:
+        repositories = []
+    of_hub = [
+        Kept(repository.repo_id, f"{repository.repo_type} of the hub", 1, repository.size_on_disk, repository.repo_path)
+        for repository in repositories
+    ]
+    datasets = Path(os.environ.get("HF_DATASETS_CACHE") or cache_folder().parent / "datasets")
+    prepared = [
+        Kept(folder.name.replace("___", "/"), "prepared by datasets", 1, size_of(folder), folder)
+        for folder in sorted(datasets.glob("*"))
+        if folder.is_dir() and not folder.name.startswith("_")
+    ]
+    return own + of_hub + prepared
+
+
+def size_of(folder: Path) -> int:
+    """Bytes of the files in a folder."""
+    return sum(path.lstat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def clear(name: str) -> list[Kept]:
+    """Delete what has this name, or with `all` everything of kitune's own; what the hub gave is deleted by its name alone.
+
+    Raises:
+        UserError: nothing has this name.
+    """
+    there = kept()
+    chosen = [entry for entry in there if entry.name == name or (name == "all" and entry.name in KINDS)]
+    if not chosen and name != "all":
+        listed = ", ".join(dict.fromkeys(entry.name for entry in there)) or "nothing"
+        raise UserError(f"--clear {name}: nothing is called so; there is {listed}", fix="kitune cache shows all")
+    for entry in chosen:
+        shutil.rmtree(entry.folder)
+    return chosen

@@ -110,21 +110,9 @@ def empty_rows(table: Table, text: Sequence[str]) -> NDArray[np.bool_]:
 
 def strings(table: Table, column: str) -> pa.ChunkedArray:
     """A column as Arrow strings."""
-    data = table.data.column(column)
     if is_text(table, column):
-        return data.cast(pa.large_string())
+        return table.data.column(column)
     return pa.chunked_array([pa.array(table.texts(column), pa.large_string())])
-
-
-def joined_texts(table: Table, text: Sequence[str]) -> pa.ChunkedArray:
-    """The text of each row, or both of a pair one after the other, in small letters."""
-    columns = [
-        pc.fill_null(column, "") if column.null_count else column for column in (strings(table, name) for name in text)
-    ]
-    whole = (
-        columns[0] if len(columns) == 1 else pc.binary_join_element_wise(*columns, pa.scalar("\0", pa.large_string()))
-    )
-    return pc.utf8_lower(whole)
 
 
 def examine(case: Case) -> list[Finding]:
@@ -224,7 +212,7 @@ def near(case: Case) -> Iterator[Finding]:
     for part, table in case.tables.items():
         apart = ~case.empty[part]
         apart[repeats(case, part)] = False
-        pairs = near_duplicates(joined_texts(table, case.columns.text), apart)
+        pairs = near_duplicates(table, case.columns.text, apart)
         if pairs:
             earlier = pairs[0][1]
             place = f"row {earlier}" if table.lines is None else f"line {table.lines[earlier]}"

@@ -74,10 +74,8 @@ class Ids:
 
 def slices(table: Table, text: Sequence[str]) -> Iterator[Table]:
     """The text columns in slices of at most CHUNK_ROWS rows, and fewer where texts are long."""
-    data = table.data.select(list(dict.fromkeys(text)))
-    rows = max(1, min(CHUNK_ROWS, CHUNK_BYTES * len(table) // max(1, data.nbytes)))
-    for begin in range(0, len(table), rows):
-        yield Table(data.slice(begin, rows), table.source)
+    size = table.data.select(list(dict.fromkeys(text))).nbytes
+    yield from table.slices(text, max(1, min(CHUNK_ROWS, CHUNK_BYTES * len(table) // max(1, size))))
 
 
 def tokenize(tokenizer: Any, texts: list[list[str]], max_length: int | None) -> Any:

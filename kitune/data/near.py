@@ -5,13 +5,14 @@ ones (Shrivastava and Li 2014, arXiv:1406.4784); banding as in Leskovec, Rajaram
 section 3.4. Candidates are checked by their true resemblance, so that hashing decides speed alone.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from kitune.data.table import Rows
+from kitune.data.table import Rows, Table
 
 # Bytes in a shingle, and the least share of shingles that two texts have in common (their Jaccard index).
 SHINGLE, RESEMBLANCE = 8, 0.8
@@ -22,56 +23,54 @@ BINS = BANDS * ROWS_OF_A_BAND
 LEAST_ALIKE = 0.57
 # Shorter texts are near to nothing: one word more or less is another text.
 LEAST_BYTES = 40
-BLOCK_BYTES, MOST_ROWS, MOST_PAIRS = 2**22, 2_000_000, 200_000
+BLOCK_ROWS, MOST_ROWS, MOST_PAIRS = 8_192, 2_000_000, 200_000
 EMPTY = np.uint32(2**32 - 1)
 
 
-def near_duplicates(texts: pa.ChunkedArray, wanted: NDArray[np.bool_]) -> list[tuple[int, int]]:
-    """Pairs of rows that resemble each other.
+def near_duplicates(table: Table, text: Sequence[str], wanted: NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """Pairs of rows that resemble each other, capital letters aside.
 
     Args:
-        texts: (rows,), without nulls.
+        text: the column with the texts, or two for pairs.
         wanted: the rows to look at, (rows,): no exact duplicates. Short ones are left out, and those after `MOST_ROWS`.
 
     Returns:
         The later row of each pair and an earlier one, in the order of the later ones.
     """
     rows, signatures, row = [np.empty(0, dtype=np.int64)], [np.empty((0, BINS), dtype=np.uint32)], 0
-    for content, starts in flat_blocks(texts):
-        count = len(starts) - 1
-        long_enough = wanted[row : row + count] & (np.diff(starts) >= LEAST_BYTES)
-        own = np.flatnonzero(long_enough)
+    for texts in blocks(table, text):
+        starts = np.frombuffer(texts.buffers()[1], np.int64, len(texts) + 1, 8 * texts.offset)
+        content = np.frombuffer(texts.buffers()[2] or b"", np.uint8)[starts[0] : starts[-1]]
+        starts = starts - starts[0]
+        own = np.flatnonzero(wanted[row : row + len(texts)] & (np.diff(starts) >= LEAST_BYTES))
         if len(own):
             rows.append(row + own)
             signatures.append(signatures_of(content, starts, own))
-        row += count
+        row += len(texts)
         if sum(map(len, rows)) >= MOST_ROWS:
             break
     row_of = np.concatenate(rows)
     if len(row_of) < 2:
         return []
+
+    def text_of(row: int) -> str:
+        cells = Table(table.data.slice(row, 1), table.source)
+        return "\0".join(cells.texts(name)[0] for name in text).lower()
+
     found: dict[int, int] = {}
     for earlier, later in candidates(np.concatenate(signatures)).tolist():
         one, other = int(row_of[earlier]), int(row_of[later])
-        if other not in found and resemblance(texts[one].as_py(), texts[other].as_py()) >= RESEMBLANCE:
+        if other not in found and resemblance(text_of(one), text_of(other)) >= RESEMBLANCE:
             found[other] = one
     return [(later, found[later]) for later in sorted(found)]
 
 
-def flat_blocks(texts: pa.ChunkedArray) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.int64]]]:
-    """The bytes of consecutive texts behind one another, and where each begins and the last one ends."""
-    for chunk in texts.chunks:
-        wide = chunk.cast(pa.large_string())
-        if not len(wide):
-            continue
-        offsets = np.frombuffer(wide.buffers()[1], np.int64, len(wide) + 1, 8 * wide.offset)
-        content = np.frombuffer(wide.buffers()[2] or b"", np.uint8)
-        begin = 0
-        while begin < len(wide):
-            end = int(np.searchsorted(offsets, offsets[begin] + BLOCK_BYTES, side="right")) - 1
-            end = min(max(end, begin + 1), len(wide))
-            yield content[offsets[begin] : offsets[end]], offsets[begin : end + 1] - offsets[begin]
-            begin = end
+def blocks(table: Table, text: Sequence[str]) -> Iterator[pa.LargeStringArray]:
+    """The text of each row, or both of a pair one after the other, in small letters; a few thousand rows at once."""
+    for part in table.slices(text, BLOCK_ROWS):
+        columns = [pa.chunked_array([pa.array(part.texts(name), pa.large_string())]) for name in text]
+        whole = columns[0] if len(columns) == 1 else pc.binary_join_element_wise(*columns, "\0")
+        yield pc.utf8_lower(whole).combine_chunks()
 
 
 def shingles(content: NDArray[np.uint8]) -> NDArray[np.uint32]:

@@ -1,14 +1,13 @@
 """A validation part cut from the training rows: stratified, seeded, nothing known on both sides."""
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kitune.data.columns import Columns
-from kitune.data.table import Rows, Table
+from kitune.data.table import CHUNK_ROWS, Rows, Table
 from kitune.errors import UserError
 
 REGRESSION_STRATA = 10
@@ -33,12 +32,14 @@ def strata(labels: NDArray[np.int64] | NDArray[np.float32]) -> NDArray[np.int64]
 
 def text_keys(table: Table, text: Sequence[str]) -> NDArray[np.uint64]:
     """A hash of each row's text, without space around it, or pair in either order, (rows,)."""
-    columns = [table.texts(name) for name in text]
-    keys = np.empty(len(table), dtype=np.uint64)
-    for row, texts in enumerate(zip(*columns, strict=True)):
-        content = "\0".join(sorted(text.strip() for text in texts)).encode("utf-8", "surrogatepass")
-        keys[row] = int.from_bytes(blake2b(content, digest_size=8).digest(), "little")
-    return keys
+
+    def digests() -> Iterator[bytes]:
+        for part in table.slices(text, CHUNK_ROWS):
+            for texts in zip(*(part.texts(name) for name in text), strict=True):
+                content = "\0".join(sorted(text.strip() for text in texts)).encode("utf-8", "surrogatepass")
+                yield blake2b(content, digest_size=8).digest()
+
+    return np.frombuffer(b"".join(digests()), dtype="<u8").astype(np.uint64)
 
 
 def units(table: Table, columns: Columns) -> Rows:
@@ -77,32 +78,34 @@ def sample(stratum: NDArray[np.int64], unit: Rows, count: float, seed: int) -> N
         (rows,) True where the row was taken.
     """
     generator = np.random.default_rng(seed)
-    rows_of: dict[int, list[int]] = defaultdict(list)
-    for row, number in enumerate(unit):
-        rows_of[int(number)].append(row)
-    units_of: dict[int, list[list[int]]] = defaultdict(list)
-    for rows in rows_of.values():
-        key = stratum[rows[0]]
-        if len(rows) > 1:
-            values, counts = np.unique(stratum[rows], return_counts=True)
-            key = values[counts.argmax()]
-        units_of[int(key)].append(rows)
+    # The rows of each unit lie together: unit i, in the order of first rows, has those from begins[i] to begins[i + 1].
+    _, first, number, sizes = np.unique(unit, return_index=True, return_inverse=True, return_counts=True)
+    by_first_row = np.argsort(first)
+    place = np.empty(len(first), dtype=np.int64)
+    place[by_first_row] = np.arange(len(first))
+    rows_in_order, sizes = np.argsort(place[number], kind="stable"), sizes[by_first_row]
+    begins = np.concatenate([[0], np.cumsum(sizes)])
+    stratum_of = stratum[first[by_first_row]].copy()
+    for i in np.flatnonzero(sizes > 1):
+        values, counts = np.unique(stratum[rows_in_order[begins[i] : begins[i + 1]]], return_counts=True)
+        stratum_of[i] = values[counts.argmax()]
     share = count / len(unit)
     taken = np.zeros(len(unit), dtype=np.bool_)
     owed = 0.0  # what rounding has kept from the strata so far; the next one gets it
-    for key in sorted(units_of):
-        members = units_of[key]
-        if len(members) == 1 and len(units_of) > 1:
+    keys = np.unique(stratum_of)
+    for key in keys:
+        members = np.flatnonzero(stratum_of == key)
+        if len(members) == 1 and len(keys) > 1:
             continue  # taking it would leave train without the class
-        rows_in = sum(map(len, members))
+        rows_in = int(sizes[members].sum())
         owed += share * rows_in
         # What large units of one stratum leave owed must not empty the next one.
         room = min(max(0.5, share) * rows_in + 0.5, rows_in - 1)
-        for position in generator.permutation(len(members)):
-            size = len(members[position])
+        for i in members[generator.permutation(len(members))]:
+            size = int(sizes[i])
             if owed < size / 2 or room < size:
                 continue
-            taken[members[position]] = True
+            taken[rows_in_order[begins[i] : begins[i + 1]]] = True
             owed, room = owed - size, room - size
     return taken
 

@@ -1,7 +1,7 @@
 """A table whose rows know where they came from."""
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import NoneType
 from typing import Any
@@ -45,6 +45,12 @@ class Table:
     def texts(self, column: str) -> list[str]:
         """The column as strings; an empty cell is an empty text."""
         return ["" if value is None else str(value) for value in self.values(column)]
+
+    def slices(self, columns: Sequence[str], rows: int) -> Iterator["Table"]:
+        """These columns in slices of so many rows, so that few Python objects stand in memory at once."""
+        data = self.data.select(list(dict.fromkeys(columns)))
+        for begin in range(0, len(self), rows):
+            yield Table(data.slice(begin, rows), self.source)
 
     def where(self, row: int) -> str:
         """The place of `row` for a message: `tickets.csv, line 17`."""
