@@ -56,6 +56,7 @@ from kitune.training.devices import DTYPES, Machine, connect
 from kitune.training.journal import Journal
 from kitune.training.loop import Epochs, Interrupted, NotFinite, State, Training, fit
 from kitune.training.optimizer import FlatAdamW
+from kitune.training.probe import estimate
 
 
 @dataclass(frozen=True)
@@ -172,6 +173,7 @@ def finetune(options: RunOptions, sources: Mapping[str, Source], out: str | Path
         + f" a step, {numbered(int(train_options.epochs), 'epoch')}, patience {train_options.patience}"
     )
     training = training_for(parts, pretrained, encoded, resolved, machine)
+    findings += estimated(training, encoded, resolved)
     machine.meet()
     if machine.is_first:
         commits = {"model": pretrained.commit, **{part: table.commit for part, table in parts.tables.items()}}
@@ -351,6 +353,17 @@ def training_for(
     )
     training.learning_rate(State(peak=float(options.train.learning_rate), planned_epochs=0))
     return training
+
+
+def estimated(training: Training, encoded: Mapping[str, Encoded], options: RunOptions) -> list[Finding]:
+    """What the training will take, said before it begins."""
+    training.network.train()
+    others = {part: ids for part, ids in encoded.items() if part != "train"}
+    finding = None if "estimate" in options.doctor.allow else estimate(training, others, options.engine)
+    if finding is None:
+        return []
+    training.machine.say(f"it takes {finding.says}")
+    return [finding]
 
 
 @contextmanager

@@ -18,6 +18,7 @@ KINDS = {
     "encoded": "token ids",
     "tables": "large files as Arrow",
     "findings": "what the doctor found",
+    "costs": "how long an update takes",
     "kernels": "compiled kernels",
     "converted": "old-style weights as safetensors",
     "hub-names": "new names of moved data sets",

@@ -21,7 +21,7 @@ from kitune.data.labels import label_lists, label_names
 from kitune.data.mojibake import misread, misread_rows
 from kitune.data.near import near_duplicates
 from kitune.data.split import text_keys
-from kitune.data.table import Rows, Table, as_bools
+from kitune.data.table import Rows, Table, arrow_column, as_bools
 from kitune.errors import command, numbered
 from kitune.findings import CODES, SEVERITIES, Finding, about_rows
 
@@ -112,7 +112,7 @@ def strings(table: Table, column: str) -> pa.ChunkedArray:
     """A column as Arrow strings."""
     if is_text(table, column):
         return table.data.column(column)
-    return pa.chunked_array([pa.array(table.texts(column), pa.large_string())])
+    return pa.chunked_array([arrow_column(table.texts(column))])
 
 
 def examine(case: Case) -> list[Finding]:

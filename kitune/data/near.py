@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from kitune.data.table import Rows, Table
+from kitune.data.table import Rows, Table, arrow_column
 
 # Bytes in a shingle, and the least share of shingles that two texts have in common (their Jaccard index).
 SHINGLE, RESEMBLANCE = 8, 0.8
@@ -68,9 +68,8 @@ def near_duplicates(table: Table, text: Sequence[str], wanted: NDArray[np.bool_]
 def blocks(table: Table, text: Sequence[str]) -> Iterator[pa.LargeStringArray]:
     """The text of each row, or both of a pair one after the other, in small letters; a few thousand rows at once."""
     for part in table.slices(text, BLOCK_ROWS):
-        columns = [pa.chunked_array([pa.array(part.texts(name), pa.large_string())]) for name in text]
-        whole = columns[0] if len(columns) == 1 else pc.binary_join_element_wise(*columns, "\0")
-        yield pc.utf8_lower(whole).combine_chunks()
+        texts = map("\0".join, zip(*(part.texts(name) for name in text), strict=True))
+        yield pc.utf8_lower(arrow_column(list(texts)).cast(pa.large_string()))
 
 
 def shingles(content: NDArray[np.uint8]) -> NDArray[np.uint32]:

@@ -223,6 +223,15 @@ class FlatAdamW:
         self._adamw.step()
         self.refresh_working()
 
+    def step_without_effect(self) -> None:
+        """A step for the clock: without gradients and moments, at a rate of 0, every weight stays as it is to the last bit."""
+        assert self.step_count == 0
+        self.zero_gradient()
+        self.gather_gradient()  # what the network has been handed over is zeroed here alone
+        self.step(0.0)
+        for count in self._step_counts:
+            count.zero_()
+
     def _step_by_kernel(self, kernels: Kernels, learning_rate: float, scale: float) -> None:
         """The same update in one pass: gradient, moments and weights are read once, and the rounded weights written beside."""
         options = self._options

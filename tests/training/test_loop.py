@@ -197,3 +197,19 @@ def test_a_second_run_in_the_same_process_gives_the_same_bytes(rows: Rows, tiny_
     train(tmp_path / "two", data, tiny_model, options)()
     one, two = content(tmp_path / "one"), content(tmp_path / "two")
     assert one == two
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("plain", [True, False])
+def test_the_probe_for_the_estimate_leaves_no_trace(
+    tiny_model: Path, rows: Callable[..., list[dict[str, Any]]], tmp_path: Path, plain: bool, precision: str
+) -> None:
+    made = rows("single-label", 720)
+    weights = []
+    for allow in ((), ("estimate",)):
+        options = {"train.epochs": 1, "doctor.allow": allow, "engine.plain": plain, "engine.precision": precision}
+        run = kitune.train(made, model=str(tiny_model), out=tmp_path / f"run{len(allow)}", options=options)
+        weights.append((run / "last" / "model.safetensors").read_bytes())
+        found = json.loads((run.folder / "findings.json").read_text())
+        assert ("estimate" in [finding["code"] for finding in found]) == (not allow)
+    assert weights[0] == weights[1]
