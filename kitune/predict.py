@@ -187,7 +187,6 @@ def load(
     task = task_of(config.problem_type, config.num_labels)
     names = tuple(str(label) for _, label in sorted(config.id2label.items()))
     pretrained = load_to_answer(folder, task, names, engine, machine)
-    known = folder.parent / KNOWN_TEXTS
     return Model(
         pretrained.network,
         pretrained.tokenizer,
@@ -198,8 +197,17 @@ def load(
         options.data.model_copy(update={"encoding": "auto"}) if options else DataOptions(),
         machine,
         options.data.encoding if options else "auto",
-        np.load(known) if known.exists() else None,
+        known_texts(folder),
     )
+
+
+def known_texts(folder: Path) -> NDArray[np.uint64] | None:
+    """Keys of the texts that a run has learned from; None where it did not note them, or not to the end."""
+    try:
+        keys: NDArray[np.uint64] = np.load(folder.parent / KNOWN_TEXTS, allow_pickle=False)
+    except (OSError, ValueError):
+        return None
+    return keys
 
 
 def load_to_answer(

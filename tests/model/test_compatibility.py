@@ -116,7 +116,7 @@ def test_a_run_holds_no_pickle(trained: Callable[[str, bool], kitune.Run]) -> No
     files = [file for file in trained("single-label", False).folder.rglob("*") if file.is_file()]
     assert {file.parent.parent.name for file in files} >= {"run", "checkpoints"}
     for file in files:
-        assert file.suffix in {".json", ".jsonl", ".yaml", ".safetensors", ".parquet", ".txt"}, file
+        assert file.suffix in {".json", ".jsonl", ".yaml", ".safetensors", ".parquet", ".npy", ".txt"}, file
         assert file.read_bytes()[:2] not in {b"PK", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05"}, file
 
 
