@@ -3,31 +3,25 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
-from kitune.config import RunOptions, TaskName, checked, load_yaml, with_values
-from kitune.data.batches import BatchPlan
-from kitune.data.encode import Encoded, choose_max_length, encode, sample_lengths
-from kitune.data.labels import class_weights, weight_array
-from kitune.data.parts import Parts, label_shares, read_parts
+from kitune.config import RunOptions, TaskName, load_yaml, with_values
+from kitune.data.encode import Encoded, sample_lengths
+from kitune.data.parts import Parts, read_parts
 from kitune.data.read import Source
 from kitune.data.sources import PARTS
 from kitune.data.split import text_keys
-from kitune.doctor import findings_of, worth_saying
 from kitune.errors import UserError, command, numbered
 from kitune.evaluate.score import Predictions, outputs, plan_prediction, score, threshold_of
-from kitune.findings import Finding
 from kitune.metrics import Metrics, table_line
-from kitune.model.encoder import Pretrained, load_pretrained, model_folder
-from kitune.model.engine import kernels_for, slow_down, speed_up
-from kitune.model.vocabulary import use_rows
+from kitune.model.engine import slow_down
 from kitune.predict import Model, load, load_to_answer, write_predictions
+from kitune.prepare import encode_parts, estimated, examined, network_for, settle, training_for
 from kitune.resume import (
     not_finite,
     noted,
@@ -51,12 +45,9 @@ from kitune.run_folder import (
 )
 from kitune.tasks import TASKS
 from kitune.training.checkpoint import no_room
-from kitune.training.defaults import resolve
-from kitune.training.devices import DTYPES, Machine, connect
+from kitune.training.devices import Machine, connect
 from kitune.training.journal import Journal
-from kitune.training.loop import Epochs, Interrupted, NotFinite, State, Training, fit
-from kitune.training.optimizer import FlatAdamW
-from kitune.training.probe import estimate
+from kitune.training.loop import Interrupted, NotFinite, State, Training, fit
 
 
 @dataclass(frozen=True)
@@ -218,154 +209,6 @@ def go_on(folder: Path, changes: Mapping[str, Any], sources: Mapping[str, Source
         return finish(folder, parts, encoded, state, options, machine)
 
 
-def network_for(parts: Parts) -> Pretrained:
-    """The network before its first step; the same one at every call, so that a run without a checkpoint begins again."""
-    options = parts.options
-    return load_pretrained(
-        model_folder(options.model, options.revision),
-        parts.task,
-        parts.names,
-        seed=options.train.seed,
-        dropout=options.train.dropout,
-        label_shares=label_shares(parts),
-    )
-
-
-def settle(parts: Parts, pretrained: Pretrained, lengths: NDArray[np.int64], machine: Machine) -> RunOptions:
-    """The options with a value in place of every `auto` that decides what is learned; the run.yaml of the run.
-
-    Args:
-        lengths: tokens of whole texts of train.
-    """
-    options, columns, say = parts.options, parts.columns, machine.say
-    most = pretrained.most_tokens
-    if options.data.max_length == "auto":
-        max_length = choose_max_length(lengths, most)
-        cut, longest = float((lengths > max_length).mean()), int(lengths.max())
-        say(f"max_length: {max_length} tokens, which cuts {cut:.1%} of the texts (the longest has {longest:,})")
-    elif options.data.max_length > most:
-        raise UserError(
-            f"data.max_length: {options.data.max_length} is more than the model's {most} positions",
-            fix=f"--set data.max_length={most}",
-        )
-    else:
-        max_length = options.data.max_length
-    for name in ("label_smoothing", "class_weights"):
-        if getattr(options.train, name) and parts.task != "single-label":
-            say(f"train.{name} has no effect on a {parts.task} task")
-    parameters = sum(parameter.numel() for parameter in pretrained.network.parameters())
-    resolved = resolve(
-        options.train,
-        task=parts.task,
-        rows=len(parts.tables["train"]),
-        num_labels=len(parts.names),
-        parameters=parameters,
-    )
-    told = {
-        "text": columns.text,
-        "label": columns.label,
-        "labels": parts.names,
-        "max_length": max_length,
-    }
-    paths = {"model": str(Path(options.model).resolve()) if Path(options.model).exists() else options.model}
-    data = options.data.model_copy(update=told)
-    engine = options.engine.model_copy(update={"precision": machine.precision})
-    settled = options.model_copy(
-        update={"task": parts.task, "data": data, "train": resolved, "engine": engine, **paths}
-    )
-    return checked(settled.model_dump(), "options")
-
-
-def encode_parts(parts: Parts, pretrained: Pretrained, options: RunOptions, machine: Machine) -> dict[str, Encoded]:
-    """Token ids, labels and weights of each part; the first process fills the cache, the others read it."""
-    max_length = options.data.max_length
-    assert isinstance(max_length, int)
-    pretrained.tokenizer.model_max_length = max_length
-
-    def all_parts() -> dict[str, Encoded]:
-        columns, cache = parts.columns, options.engine.cache
-        return {
-            part: encode(table, columns.text, pretrained.tokenizer, max_length=max_length, cache=cache).with_labels(
-                parts.labels(part), weight_array(table, columns.weight if part == "train" else None)
-            )
-            for part, table in parts.tables.items()
-        }
-
-    if machine.is_first:
-        encoded = all_parts()
-    machine.meet()
-    return encoded if machine.is_first else all_parts()
-
-
-def examined(
-    parts: Parts,
-    pretrained: Pretrained,
-    encoded: Mapping[str, Encoded],
-    lengths: NDArray[np.int64],
-    options: RunOptions,
-    machine: Machine,
-) -> list[Finding]:
-    """What the doctor finds, said by the first process; an error ends every process with the same sentence."""
-    max_length = options.data.max_length
-    assert isinstance(max_length, int)
-    if machine.is_first:
-        findings = findings_of(parts, encoded, pretrained.tokenizer, lengths, max_length)
-    machine.meet()
-    if not machine.is_first:
-        findings = findings_of(parts, encoded, pretrained.tokenizer, lengths, max_length)
-    for finding in worth_saying(findings, options.doctor.allow):
-        machine.say(f"{finding.severity}: {finding.line()}")
-    return findings
-
-
-def training_for(
-    parts: Parts, pretrained: Pretrained, encoded: Mapping[str, Encoded], options: RunOptions, machine: Machine
-) -> Training:
-    """All that does not change while the network learns; refuses settings that do not fit before anything is written."""
-    network, tokenizer, train = pretrained.network, pretrained.tokenizer, encoded["train"]
-    if options.engine.gradient_checkpointing:
-        network.activation_checkpointing_enable()
-    loss, of_classes = TASKS[parts.task].loss, None
-    if parts.task == "single-label":
-        assert train.labels is not None
-        weights = class_weights(options.train.class_weights, train.labels.astype(np.int64), parts.names)
-        of_classes = None if weights is None else torch.tensor(weights, device=machine.device)
-        loss = partial(loss, class_weights=of_classes, label_smoothing=options.train.label_smoothing)
-    if not options.engine.plain:
-        use_rows(network, [np.asarray(tokenizer.all_special_ids), *(part.input_ids for part in encoded.values())])
-    dtype = DTYPES[machine.precision]
-    fast = kernels_for(options.engine, dtype=dtype, device=machine.device, threads=machine.threads)
-    optimizer = FlatAdamW(network, options.train, dtype=dtype, device=machine.device, kernels=fast)
-    slow = speed_up(network, options.engine, kernels=fast, dtype=dtype, store=optimizer)
-    if slow is not None:
-        machine.say(slow)
-    training = Training(
-        network,
-        optimizer,
-        train,
-        plan_of(train, options),
-        loss,
-        of_classes,
-        options.train,
-        machine,
-        tokenizer.pad_token_id or 0,
-        options.engine.log_every,
-    )
-    training.learning_rate(State(peak=float(options.train.learning_rate), planned_epochs=0))
-    return training
-
-
-def estimated(training: Training, encoded: Mapping[str, Encoded], options: RunOptions) -> list[Finding]:
-    """What the training will take, said before it begins."""
-    training.network.train()
-    others = {part: ids for part, ids in encoded.items() if part != "train"}
-    finding = None if "estimate" in options.doctor.allow else estimate(training, others, options.engine)
-    if finding is None:
-        return []
-    training.machine.say(f"it takes {finding.says}")
-    return [finding]
-
-
 @contextmanager
 def explained(folder: Path, parts: Parts, options: RunOptions, machine: Machine) -> Iterator[None]:
     """Nobody else works in the run's folder meanwhile, and what ends the work early ends it with a sentence."""
@@ -446,15 +289,6 @@ def train_network(
     finally:
         if keeper is not None:
             keeper.wait()
-
-
-def plan_of(train: Encoded, options: RunOptions) -> Epochs:
-    """Every epoch's updates."""
-    rows, epochs = options.train.batch_rows, options.train.epochs
-    assert isinstance(rows, int)
-    assert isinstance(epochs, int)
-    plan = BatchPlan(options.train.sampler, rows, options.train.batch_tokens)
-    return Epochs(plan, train.lengths, options.train.seed, epochs)
 
 
 def finish(

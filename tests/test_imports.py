@@ -16,7 +16,8 @@ CHAIN = (
     ("training",),
     ("run_folder",),
     ("doctor", "resume"),
-    ("finetune", "inspect", "predict"),
+    ("inspect", "predict", "prepare"),
+    ("finetune",),
     ("show",),
     ("cli",),
 )
