@@ -20,6 +20,13 @@ app = typer.Typer(
 Data = Annotated[
     str, typer.Argument(metavar="DATA", help="A file, a folder with train, valid and test, or a hub name.")
 ]
+Model = Annotated[str | None, typer.Option("--model", help="starter, a folder, a run, or a hub name.")]
+Text = Annotated[list[str] | None, typer.Option("--text", help="Text column; twice for a pair.")]
+Label = Annotated[str | None, typer.Option("--label", help="Label column.")]
+Task = Annotated[str | None, typer.Option("--task", help="single-label, multi-label or regression.")]
+Valid = Annotated[str | None, typer.Option("--valid", help="Rows that choose the best weights.")]
+Test = Annotated[str | None, typer.Option("--test", help="Rows that are scored once, at the end.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Split = Annotated[str | None, typer.Option("--split", help="The part of DATA, where it has several.")]
 Set = Annotated[
     list[str] | None,
@@ -34,13 +41,13 @@ def train(
     data: Annotated[
         str | None, typer.Argument(metavar="DATA", help="A file, a folder, or a hub name: owner/name:config.")
     ] = None,
-    model: Annotated[str | None, typer.Option("--model", help="starter, a folder, a run, or a hub name.")] = None,
+    model: Model = None,
     out: Annotated[str | None, typer.Option("--out", help="The new run's folder; without it, one under runs/.")] = None,
-    text: Annotated[list[str] | None, typer.Option("--text", help="Text column; twice for a pair.")] = None,
-    label: Annotated[str | None, typer.Option("--label", help="Label column.")] = None,
-    task: Annotated[str | None, typer.Option("--task", help="single-label, multi-label or regression.")] = None,
-    valid: Annotated[str | None, typer.Option("--valid", help="Rows that choose the best weights.")] = None,
-    test: Annotated[str | None, typer.Option("--test", help="Rows that are scored once, at the end.")] = None,
+    text: Text = None,
+    label: Label = None,
+    task: Task = None,
+    valid: Valid = None,
+    test: Test = None,
     group: Annotated[
         str | None, typer.Option("--group", help="Column whose groups stay on one side of a split.")
     ] = None,
@@ -91,7 +98,7 @@ def inspect(
     where: Annotated[str | None, typer.Option("--where", metavar="COLUMN=VALUE", help="Only such rows.")] = None,
     count: Annotated[int, typer.Option("-n", min=0, help="Rows to show.")] = 5,
     set_: Set = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: Json = False,
 ) -> None:
     """Show what a data set holds, or the shape of a model."""
     from kitune.config import RunOptions, parse_set, with_values
@@ -110,16 +117,16 @@ def inspect(
 @app.command()
 def doctor(
     data: Data,
-    model: Annotated[str | None, typer.Option("--model", help="starter, a folder, a run, or a hub name.")] = None,
-    text: Annotated[list[str] | None, typer.Option("--text", help="Text column; twice for a pair.")] = None,
-    label: Annotated[str | None, typer.Option("--label", help="Label column.")] = None,
-    task: Annotated[str | None, typer.Option("--task", help="single-label, multi-label or regression.")] = None,
-    valid: Annotated[str | None, typer.Option("--valid", help="Rows that choose the best weights.")] = None,
-    test: Annotated[str | None, typer.Option("--test", help="Rows that are scored once, at the end.")] = None,
+    model: Model = None,
+    text: Text = None,
+    label: Label = None,
+    task: Task = None,
+    valid: Valid = None,
+    test: Test = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any option of a training.")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: Json = False,
 ) -> None:
     """Find what is wrong with DATA for a model before any training; exit code 1 where there are errors."""
     from kitune.config import RunOptions, parse_set, with_values
@@ -142,11 +149,11 @@ def doctor(
 def evaluate(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run, or any classification folder or hub name.")],
     data: Data,
-    label: Annotated[str | None, typer.Option("--label", help="Label column.")] = None,
+    label: Label = None,
     split: Split = None,
     which: Which = "best",
     set_: Set = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: Json = False,
 ) -> None:
     """Score a run on labelled rows."""
     from json import dumps
@@ -212,7 +219,7 @@ def cache(
         str | None,
         typer.Option("--clear", metavar="NAME", help="Delete what has this name; all: everything of kitune's own."),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    json: Json = False,
 ) -> None:
     """Show what is kept under HF_HOME: token ids, models, data sets; or delete it."""
     from kitune.data.cache import cache_folder, kept

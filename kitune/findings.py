@@ -90,6 +90,12 @@ class Finding:
         return f"{self.part + ': ' if self.part else ''}{self.says}{where} [{self.code}]"
 
 
+def in_order(findings: Iterable[Finding]) -> list[Finding]:
+    """The severe ones first, each severity in the order of the table of codes."""
+    codes = list(CODES)
+    return sorted(findings, key=lambda finding: (SEVERITIES.index(finding.severity), codes.index(finding.code)))
+
+
 class Located(Protocol):
     """What a table tells of the place of its rows."""
 

@@ -8,14 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from kitune.config import RunOptions, TaskName, load_yaml, with_values
 from kitune.data.encode import Encoded, sample_lengths
 from kitune.data.parts import Parts, read_parts
 from kitune.data.read import Source
 from kitune.data.sources import PARTS
-from kitune.data.split import text_keys
 from kitune.errors import UserError, command, numbered
 from kitune.evaluate.score import Predictions, outputs, plan_prediction, score, threshold_of
 from kitune.metrics import Metrics, table_line
@@ -303,7 +301,7 @@ def finish(
     machine.meet()  # best/ is on the disk
     threshold = float(read_metrics(folder / "best").get("threshold", 0.5))
     metrics: dict[str, Metrics] = {}
-    known = known_texts(parts)
+    known = np.unique(parts.given_keys["train"])
     if machine.is_first:
         np.save(folder / KNOWN_TEXTS, known)
     # What is read here is what predict will say.
@@ -322,7 +320,7 @@ def finish(
             write_predictions(answers, parts.tables[part], target, columns=parts.columns_in(part), probabilities=True)
         names = ("loss", *TASKS[parts.task].headline)
         machine.say(f"best/ on {part} ({numbered(len(logits), 'row')}): {table_line(metrics[part], names)}")
-        new = np.flatnonzero(~np.isin(text_keys(parts.tables[part], parts.columns.text), known))
+        new = np.flatnonzero(~np.isin(parts.keys(part), known))
         if 0 < len(new) < len(logits):
             metrics[f"{part}_new"] = score(parts.task, logits[new], labels[new], threshold=threshold)
             line = table_line(metrics[f"{part}_new"], names)
@@ -333,12 +331,6 @@ def finish(
         f"the run is in {folder}; use it with {command('kitune', 'predict', folder, 'DATA', '--out', 'FILE.csv')}",
     )
     return Run(folder, options, metrics)
-
-
-def known_texts(parts: Parts) -> NDArray[np.uint64]:
-    """Keys of the texts of train, and of valid where it was cut from train."""
-    own = [parts.tables["train"]] if parts.whole is None else [parts.whole]
-    return np.unique(np.concatenate([text_keys(table, parts.columns.text) for table in own]))
 
 
 def agree(machine: Machine, value: str) -> str:

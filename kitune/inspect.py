@@ -16,7 +16,7 @@ from kitune.data.columns import choose_columns, is_text, require_columns
 from kitune.data.hub import looks_like_hub_name
 from kitune.data.labels import guess_task, label_lists, label_names
 from kitune.data.read import Source, read_table
-from kitune.data.sources import SPELLINGS, parts_in
+from kitune.data.sources import only_part, parts_in
 from kitune.data.table import Table, lengths_of
 from kitune.errors import UserError
 from kitune.metrics import Metrics
@@ -70,9 +70,8 @@ def inspect_data(
     """
     options = options or DataOptions()
     parts = parts_in(source)
-    told = SPELLINGS.get(split.lower(), split) if split else "train" if "train" in parts else next(iter(parts))
-    if told not in parts:
-        raise UserError(f"there is no part {split!r}; there are {', '.join(parts)}", fix=f"--split {next(iter(parts))}")
+    usual = "train" if "train" in parts else next(iter(parts))
+    told = only_part(parts, split or usual, str(source) if isinstance(source, str | Path) else "data")
     tables = {part: read_table(inner, layout=options, name=part) for part, inner in parts.items()}
     table = tables[told]
     if where is not None:

@@ -100,10 +100,7 @@ def encode_parts(parts: Parts, pretrained: Pretrained, options: RunOptions, mach
             for part, table in parts.tables.items()
         }
 
-    if machine.is_first:
-        encoded = all_parts()
-    machine.meet()
-    return encoded if machine.is_first else all_parts()
+    return machine.first_makes(all_parts)
 
 
 def examined(
@@ -117,11 +114,7 @@ def examined(
     """What the doctor finds, said by the first process; an error ends every process with the same sentence."""
     max_length = options.data.max_length
     assert isinstance(max_length, int)
-    if machine.is_first:
-        findings = findings_of(parts, encoded, pretrained.tokenizer, lengths, max_length)
-    machine.meet()
-    if not machine.is_first:
-        findings = findings_of(parts, encoded, pretrained.tokenizer, lengths, max_length)
+    findings = machine.first_makes(lambda: findings_of(parts, encoded, pretrained.tokenizer, lengths, max_length))
     for finding in worth_saying(findings, options.doctor.allow):
         machine.say(f"{finding.severity}: {finding.line()}")
     return findings

@@ -28,16 +28,15 @@ def console() -> Console:
     return Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False, soft_wrap=False)
 
 
-def show_table(header: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> None:
+def show_table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """A table; numbers stand to the right, and long texts are cut at the end of the line."""
-    rows = [list(row) for row in rows]
-    grid = Grid(
-        box=None, padding=(0, 2, 0, 0), show_header=any(header), header_style="bold", title_justify="left", title=title
-    )
+    out, rows = console(), list(rows)
+    words = [[in_words(cell) for cell in row] for row in rows]
+    overflow: OverflowMethod = "ellipsis" if has_dots(out.encoding) else "crop"
+    grid = Grid(box=None, padding=(0, 2, 0, 0), show_header=any(header), header_style="bold")
     for number, name in enumerate(header):
         numeric = bool(rows) and all(isinstance(row[number], int | float) for row in rows)
-        overflow: OverflowMethod = "ellipsis" if plain_dots() else "crop"
-        natural = max(cell_len(cell) for cell in (name, *(in_words(row[number]) for row in rows)))
+        natural = max(cell_len(cell) for cell in (name, *(row[number] for row in words)))
         grid.add_column(
             name,
             justify="right" if numeric else "left",
@@ -45,15 +44,15 @@ def show_table(header: Sequence[str], rows: Iterable[Sequence[Any]], *, title: s
             overflow=overflow,
             min_width=min(natural, NEVER_CUT),
         )
-    for row in rows:
-        grid.add_row(*(Text(in_words(cell)) for cell in row))
-    console().print(grid)
+    for row in words:
+        grid.add_row(*map(Text, row))
+    out.print(grid)
 
 
-def plain_dots() -> bool:
-    """Whether the output has the character for three dots."""
+def has_dots(encoding: str) -> bool:
+    """Whether an encoding has the character for three dots."""
     try:
-        "…".encode(console().encoding)
+        "…".encode(encoding)
     except UnicodeEncodeError:
         return False
     return True

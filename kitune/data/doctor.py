@@ -4,7 +4,7 @@ import math
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -20,10 +20,10 @@ from kitune.data.encode import Encoded
 from kitune.data.labels import label_lists, label_names
 from kitune.data.mojibake import misread, misread_rows
 from kitune.data.near import near_duplicates
-from kitune.data.split import text_keys
+from kitune.data.parts import Parts
 from kitune.data.table import Rows, Table, arrow_column, as_bools
 from kitune.errors import command, numbered
-from kitune.findings import CODES, SEVERITIES, Finding, about_rows
+from kitune.findings import Finding, about_rows
 
 UNKNOWN_ERROR, UNKNOWN_WARNING = 0.30, 0.02
 # Tokens a letter beyond which a model spells: English texts have 0.3, Chinese ones in a vocabulary of characters 1.0, Korean
@@ -47,32 +47,37 @@ class Piece:
 
 @dataclass(frozen=True)
 class Case:
-    """A data set as the doctor looks at it: in the parts that the user gave.
+    """A data set as the doctor looks at it: in the parts that the user gave, every row with a label.
 
     Attributes:
-        tables: of train, and of valid and test where they were given; every row has a label.
-        names: of the labels in train.
-        pieces: the token ids of each part, cut at `max_length`: two of train where valid was cut from it.
-        valid_rows: how many rows choose the best weights.
+        pieces: the token ids of each part, cut at `max_length`: two of train where valid was cut from it; none where
+            there is nothing to learn.
         full_lengths: tokens of uncut texts of train, from a sample.
     """
 
-    tables: Mapping[str, Table]
-    columns: Columns
-    task: TaskName
-    names: tuple[str, ...]
-    label_separator: str = "auto"
+    parts: Parts
     pieces: Mapping[str, Sequence[Piece]] = field(default_factory=dict)
-    valid_rows: int | None = None
     full_lengths: NDArray[np.int64] | None = None
     max_length: int | None = None
     unknown_id: int | None = None
     special_ids: frozenset[int] = frozenset()
 
     @cached_property
+    def tables(self) -> dict[str, Table]:
+        return self.parts.given
+
+    @property
+    def columns(self) -> Columns:
+        return self.parts.columns
+
+    @property
+    def task(self) -> TaskName:
+        return self.parts.task
+
+    @property
     def keys(self) -> dict[str, NDArray[np.uint64]]:
         """A key of each row's text or pair, by part."""
-        return {part: text_keys(table, self.columns.text) for part, table in self.tables.items()}
+        return self.parts.given_keys
 
     @cached_property
     def empty(self) -> dict[str, NDArray[np.bool_]]:
@@ -80,15 +85,25 @@ class Case:
         return {part: empty_rows(table, self.columns.text) for part, table in self.tables.items()}
 
     @cached_property
-    def labels(self) -> dict[str, list[str]]:
-        """Each row's label, or labels in order, as one string."""
+    def labels(self) -> dict[str, list[tuple[str, ...]]]:
+        """Each row's label, or labels in order, by part."""
         assert self.columns.label is not None
-        return {part: self.label_strings(table.values(self.columns.label)) for part, table in self.tables.items()}
+        return {part: self.label_tuples(table.values(self.columns.label)) for part, table in self.tables.items()}
 
-    def label_strings(self, values: Sequence[Any]) -> list[str]:
+    def label_tuples(self, values: Sequence[Any]) -> list[tuple[str, ...]]:
         if self.task == "multi-label":
-            return ["|".join(sorted(labels)) for labels in label_lists(values, self.label_separator)]
-        return [str(value) for value in values]
+            return [tuple(sorted(labels)) for labels in label_lists(values, self.parts.options.data.label_separator)]
+        return [(str(value),) for value in values]
+
+    def names(self, part: str) -> tuple[str, ...]:
+        """The label names that a part holds."""
+        assert self.columns.label is not None
+        separator = self.parts.options.data.label_separator
+        return label_names(self.task, self.tables[part].values(self.columns.label), separator)
+
+    def rows_labelled(self, part: str, names: Collection[str]) -> list[int]:
+        """The rows of a part with one of these labels."""
+        return [row for row, labels in enumerate(self.labels[part]) if not set(names).isdisjoint(labels)]
 
     def about(
         self, code: str, says: str, fix: str, part: str | None = None, rows: Sequence[int] | Rows = ()
@@ -116,14 +131,13 @@ def strings(table: Table, column: str) -> pa.ChunkedArray:
 
 
 def examine(case: Case) -> list[Finding]:
-    """All findings about a data set, the severe ones first."""
-    found = [finding for check in CHECKS for finding in check(case)]
-    return sorted(found, key=lambda finding: (SEVERITIES.index(finding.severity), list(CODES).index(finding.code)))
+    """All findings about a data set."""
+    return [finding for check in CHECKS for finding in check(case)]
 
 
 def one_class(case: Case) -> Iterator[Finding]:
-    if case.task == "single-label" and len(case.names) < 2:
-        only = f"every row has the label {case.names[0]!r}" if case.names else "no row has a label"
+    if case.task == "single-label" and len(names := case.names("train")) < 2:
+        only = f"every row has the label {names[0]!r}" if names else "no row has a label"
         yield case.about(
             "one-class",
             f"{only} in column {case.columns.label!r}",
@@ -245,38 +259,28 @@ def conflicting_labels(case: Case) -> Iterator[Finding]:
 
 
 def leak(case: Case) -> Iterator[Finding]:
-    for part, rows in leaked_rows(case).items():
-        if len(rows):
+    for part in case.tables:
+        rows = np.flatnonzero(np.isin(case.keys[part], case.keys["train"]))
+        if part != "train" and len(rows):
             says = f"{numbered(len(rows), 'row')} have a text that is in train too"
             fix = "drop them from train; the scores are also given without them"
             yield case.about("leak", says, fix, part, rows)
 
 
-def leaked_rows(case: Case) -> dict[str, Rows]:
-    """Rows of valid and test whose text is in train."""
-    return {
-        part: np.flatnonzero(np.isin(case.keys[part], case.keys["train"])) for part in case.tables if part != "train"
-    }
-
-
 def unseen_labels(case: Case) -> Iterator[Finding]:
     if case.task == "regression" or case.columns.label is None:
         return
-    for part, table in case.tables.items():
-        values = table.values(case.columns.label)
-        strange = sorted(set(label_names(case.task, values, case.label_separator)) - set(case.names))
-        if part != "train" and strange:
-            rows = [row for row, label in enumerate(case.labels[part]) if set(label.split("|")) & set(strange)]
+    for part in case.tables:
+        strange = sorted(set(case.names(part)) - set(case.names("train")))
+        if strange:
+            rows = case.rows_labelled(part, strange)
             says = f"{numbered(len(rows), 'row')} with a label that train lacks: {', '.join(map(repr, strange[:5]))}"
             yield case.about("unseen-labels", says, "correct the label, or add rows of it to train", part, rows)
 
 
 def label_counts(case: Case) -> Counter[str]:
     """Rows of each label in train."""
-    assert case.columns.label is not None
-    if case.task != "multi-label":
-        return Counter(case.labels["train"])
-    return Counter(name for label in case.labels["train"] for name in label.split("|") if name)
+    return Counter(name for labels in case.labels["train"] for name in labels)
 
 
 def few_rows(case: Case) -> Iterator[Finding]:
@@ -286,13 +290,12 @@ def few_rows(case: Case) -> Iterator[Finding]:
     if few:
         listed = ", ".join(f"{name} ({count})" for count, name in few[:5])
         says = f"{numbered(len(few), 'label')} with fewer than {FEW_ROWS} rows: {listed}"
-        members = {name for _, name in few}
-        rows = [row for row, label in enumerate(case.labels["train"]) if set(label.split("|")) & members]
+        rows = case.rows_labelled("train", {name for _, name in few})
         yield case.about("few-rows", says, "add rows, or join these labels with others", "train", rows)
 
 
 def imbalance(case: Case) -> Iterator[Finding]:
-    if case.task != "single-label" or len(case.names) < 2:
+    if case.task != "single-label" or len(case.names("train")) < 2:
         return
     (name, count), rows = label_counts(case).most_common(1)[0], len(case.tables["train"])
     if count >= IMBALANCE * rows:
@@ -307,11 +310,11 @@ def label_spelling(case: Case) -> Iterator[Finding]:
     if case.task == "regression":
         return
     alike: dict[str, list[str]] = defaultdict(list)
-    for name in case.names:
+    for name in case.names("train"):
         alike[unicodedata.normalize("NFKC", name).strip().casefold()].append(name)
     for names in alike.values():
         if len(names) > 1:
-            rows = [row for row, label in enumerate(case.labels["train"]) if set(label.split("|")) & set(names[1:])]
+            rows = case.rows_labelled("train", names[1:])
             listed = " and ".join(map(repr, names))
             yield case.about(
                 "label-spelling", f"the labels {listed} look alike", "write them in one way", "train", rows
@@ -418,8 +421,10 @@ def lengths(case: Case) -> Iterator[Finding]:
 
 
 def small_valid(case: Case) -> Iterator[Finding]:
-    rows = case.valid_rows
-    if rows is not None and case.task != "regression" and rows < SMALL_VALID:
+    if not case.pieces or case.task == "regression":
+        return
+    rows = len(case.parts.tables["valid"])
+    if rows < SMALL_VALID:
         margin = 100 * 1.96 * float(np.sqrt(0.25 / max(1, rows)))
         says = f"{numbered(rows, 'validation row')}: scores that differ by less than {margin:.0f} points may be chance"
         yield case.about("small-valid", says, "give more rows, or judge over several seeds")

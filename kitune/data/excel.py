@@ -1,5 +1,6 @@
 """Excel workbooks, by calamine (the extra `excel`)."""
 
+from dataclasses import replace
 from datetime import date, datetime, time, timedelta
 from importlib.util import find_spec
 from typing import Any
@@ -34,8 +35,7 @@ def read_excel(file: File, layout: Layout) -> Table:
     except CalamineError as error:
         raise UserError(f"{file.name}: not an Excel workbook: {error}", fix="save it again as .xlsx") from None
     notes = (f"{file.title} has sheets {', '.join(sheets)}; {chosen} is read",) if len(sheets) > 1 else ()
-    table = sheet_table(cells, file.name)
-    return Table(table.data, file.name, table.lines, notes)
+    return replace(sheet_table(cells, file.name), notes=notes)
 
 
 def sheet_table(cells: list[list[Any]], source: str) -> Table:

@@ -3,7 +3,7 @@
 import gzip
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from io import BufferedIOBase, TextIOWrapper
 from pathlib import Path
@@ -82,11 +82,9 @@ def fetched(address: str) -> Iterator[Path]:
     """A copy of what is at an address."""
     import fsspec
 
-    with TemporaryDirectory(prefix="kitune-") as folder:
-        path = Path(folder) / "rows"
+    with ExitStack() as stack:
         try:
-            with fsspec.open(address, "rb") as remote, path.open("wb") as file:
-                shutil.copyfileobj(remote, file)
+            path = stack.enter_context(spooled(stack.enter_context(fsspec.open(address, "rb"))))
         except ImportError as error:  # says which package reads this kind of address
             raise UserError(f"{address}: {error}", fix="install that package") from None
         except Exception as error:  # every file system has errors of its own

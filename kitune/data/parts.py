@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +19,18 @@ from kitune.data.labels import (
 )
 from kitune.data.read import FORMATS, Source, read_table
 from kitune.data.sources import PARTS, parts_in, read_part
-from kitune.data.split import limit, split
-from kitune.data.table import Table
+from kitune.data.split import limit, split, text_keys
+from kitune.data.table import Rows, Table
 from kitune.errors import UserError, numbered
 from kitune.findings import Finding, about_rows
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Train before valid was cut from it, and which of its rows each of the two has."""
+
+    table: Table
+    rows: Mapping[str, Rows]
 
 
 @dataclass(frozen=True)
@@ -34,8 +43,25 @@ class Parts:
     names: tuple[str, ...]
     options: RunOptions
     found: tuple[Finding, ...] = ()  # about rows that are left out
-    whole: Table | None = None  # train before valid was cut from it,
-    cut: tuple[NDArray[np.int64], NDArray[np.int64]] | None = None  # and which of its rows are in train and in valid
+    cut: Cut | None = None  # where valid was cut from train
+
+    @property
+    def given(self) -> dict[str, Table]:
+        """The tables in the parts that the user gave."""
+        if self.cut is None:
+            return dict(self.tables)
+        return {"train": self.cut.table} | {n: table for n, table in self.tables.items() if n not in self.cut.rows}
+
+    @cached_property
+    def given_keys(self) -> dict[str, NDArray[np.uint64]]:
+        """A key of the text or pair of each row of the given tables (see `text_keys`)."""
+        return {part: text_keys(table, self.columns.text) for part, table in self.given.items()}
+
+    def keys(self, part: str) -> NDArray[np.uint64]:
+        """The key of each row of a part."""
+        if self.cut is not None and part in self.cut.rows:
+            return self.given_keys["train"][self.cut.rows[part]]
+        return self.given_keys[part]
 
     def labels(self, part: str) -> NDArray[np.int64] | NDArray[np.float32]:
         """The labels of a part, as the loss takes them."""
@@ -181,7 +207,7 @@ def with_valid(parts: Parts) -> Parts:
     kept, held_out = split(table, parts.columns, parts.labels("train"), valid_share=share, seed=seed)
     tables = {"train": table.take(kept), "valid": table.take(held_out)}
     tables |= {part: parts.tables[part] for part in ("test",) if part in parts.tables}
-    return replace(parts, tables=tables, whole=table, cut=(kept, held_out))
+    return replace(parts, tables=tables, cut=Cut(table, {"train": kept, "valid": held_out}))
 
 
 def label_shares(parts: Parts) -> list[float]:

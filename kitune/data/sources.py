@@ -110,12 +110,20 @@ def read_part(
         UserError: there is no such part, or it must be named.
     """
     parts = parts_in(source)
-    told = None if part is None else SPELLINGS.get(part.lower(), part)
-    if told is None and len(parts) == 1:
-        told = next(iter(parts))
-    if told not in parts:
+    place = source if isinstance(source, str | Path) else name
+    chosen = only_part(parts, part, str(place))
+    return read_table(parts[chosen], layout=layout, name=name, otherwise=otherwise)
+
+
+def only_part(parts: Mapping[str, Source], told: str | None, place: str) -> str:
+    """The part that was told, in any spelling, or the only one.
+
+    Raises:
+        UserError: there is no such part, or it must be named.
+    """
+    part = SPELLINGS.get(told.lower(), told) if told else next(iter(parts)) if len(parts) == 1 else None
+    if part is None or part not in parts:
         listed = ", ".join(parts)
-        what = f"there is no part {part!r}; there are {listed}" if part else f"it has the parts {listed}"
-        place = source if isinstance(source, str | Path) else name
-        raise UserError(f"{place}: {what}", fix=f"choose one: --split {next(reversed(parts))}")
-    return read_table(parts[told], layout=layout, name=name, otherwise=otherwise)
+        what = f"there is no part {told!r}; there are {listed}" if told else f"it has the parts {listed}"
+        raise UserError(f"{place}: {what}", fix=f"choose one: --split {list(parts)[-1]}")
+    return part

@@ -2,16 +2,18 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from kitune.config import EngineOptions, Precision
 from kitune.errors import UserError, command
+
+Made = TypeVar("Made")
 
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -58,6 +60,12 @@ class Machine:
         """Wait until every process is here."""
         if self.accelerator is not None:
             self.accelerator.wait_for_everyone()
+
+    def first_makes(self, make: Callable[[], Made]) -> Made:
+        """What `make` gives: on the first process, which fills the cache, and then on the others, which find it there."""
+        made = make() if self.is_first else None
+        self.meet()
+        return make() if made is None else made
 
     def say(self, sentence: str) -> None:
         """Say a sentence once, beside the bars on standard error."""

@@ -208,18 +208,7 @@ def update(training: Training, state: State, rows: Rows, *, asked_to_end: bool =
     machine, optimizer, options = training.machine, training.optimizer, training.options
     optimizer.zero_gradient()
     optimizer.end_requests += asked_to_end
-    parts = micro_batches(rows, training.train.lengths, count=options.accumulation * machine.world_size)
-    tokens = 0
-    for number, part in enumerate(parts[machine.rank :: machine.world_size]):
-        if len(part):
-            # Dropout follows from where we are: nothing to save, and a resumed run draws the same masks.
-            torch.manual_seed(dropout_seed(options.seed, state.step, machine.rank, number))
-            batch = collate(training.train, part, pad_id=training.pad_id, device=machine.device)
-            logits = training.network(**batch.inputs()).logits
-            loss = training.loss(logits, batch.labels, batch.weights)  # type: ignore[arg-type]
-            torch.autograd.backward(loss * state.loss_scale if machine.precision == "fp16" else loss)
-            optimizer.loss += loss.detach()
-            tokens += int(training.train.lengths[part].sum())
+    tokens = add_gradients(training, state, rows)
     if machine.world_size > 1:
         optimizer.gather_gradient()
         optimizer.exchanged.copy_(machine.sum_over_ranks(optimizer.exchanged))
@@ -239,6 +228,28 @@ def update(training: Training, state: State, rows: Rows, *, asked_to_end: bool =
     state.loss_sum += loss_sum
     state.loss_rows += denominator
     return {"loss": loss_value, "lr": rate, "grad_norm": gradient_norm}, tokens
+
+
+def add_gradients(training: Training, state: State, rows: Rows) -> int:
+    """Forward and backward of this process's micro-batches of `rows`; the sums of their losses go to the optimizer.
+
+    Returns:
+        Their tokens.
+    """
+    machine, options = training.machine, training.options
+    parts = micro_batches(rows, training.train.lengths, count=options.accumulation * machine.world_size)
+    tokens = 0
+    for number, part in enumerate(parts[machine.rank :: machine.world_size]):
+        if len(part):
+            # Dropout follows from where we are: nothing to save, and a resumed run draws the same masks.
+            torch.manual_seed(dropout_seed(options.seed, state.step, machine.rank, number))
+            batch = collate(training.train, part, pad_id=training.pad_id, device=machine.device)
+            logits = training.network(**batch.inputs()).logits
+            loss = training.loss(logits, batch.labels, batch.weights)  # type: ignore[arg-type]
+            torch.autograd.backward(loss * state.loss_scale if machine.precision == "fp16" else loss)
+            training.optimizer.loss += loss.detach()
+            tokens += int(training.train.lengths[part].sum())
+    return tokens
 
 
 def advance(training: Training, state: State, rows: Rows, loss: float, gradient_norm: float, rate: float) -> bool:

@@ -7,18 +7,16 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from kitune.config import EngineOptions
-from kitune.data.batches import collate, micro_batches
 from kitune.data.cache import cache_folder, content_key, made_once
 from kitune.data.encode import Encoded
 from kitune.data.table import Rows
 from kitune.findings import Finding
 from kitune.model.kernels import processor
 from kitune.training.journal import resident_mb
-from kitune.training.loop import Training
+from kitune.training.loop import State, Training, add_gradients
 
 Tokens: TypeAlias = NDArray[np.int64]
 # How long it may try, and below how many updates the bar says as much sooner.
@@ -96,17 +94,11 @@ def tried(training: Training, rows: Rows) -> float:
 
     Before the first real update all moments are zero, and a step without gradients at rate 0 leaves every bit as it is.
     """
-    machine, optimizer = training.machine, training.optimizer
     began = time.perf_counter()
-    optimizer.zero_gradient()
-    for part in micro_batches(rows, training.train.lengths, count=training.options.accumulation):
-        if len(part):
-            torch.manual_seed(0)
-            batch = collate(training.train, part, pad_id=training.pad_id, device=machine.device)
-            logits = training.network(**batch.inputs()).logits
-            torch.autograd.backward(training.loss(logits, batch.labels, batch.weights))  # type: ignore[arg-type]
-    optimizer.gradient_norm()
-    optimizer.step_without_effect()
+    training.optimizer.zero_gradient()
+    add_gradients(training, State(peak=0.0, planned_epochs=0), rows)
+    training.optimizer.gradient_norm()
+    training.optimizer.step_without_effect()
     return time.perf_counter() - began
 
 
