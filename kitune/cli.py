@@ -26,6 +26,9 @@ Label = Annotated[str | None, typer.Option("--label", help="Label column.")]
 Task = Annotated[str | None, typer.Option("--task", help="single-label, multi-label or regression.")]
 Valid = Annotated[str | None, typer.Option("--valid", help="Rows that choose the best weights.")]
 Test = Annotated[str | None, typer.Option("--test", help="Rows that are scored once, at the end.")]
+LongTexts = Annotated[
+    str | None, typer.Option("--long-texts", help="Texts beyond max_length: cut, head-tail or windows.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Split = Annotated[str | None, typer.Option("--split", help="The part of DATA, where it has several.")]
 Set = Annotated[
@@ -54,6 +57,7 @@ def train(
     limit: Annotated[
         int | None, typer.Option("--limit", help="At most so many rows of each part: a trial run.")
     ] = None,
+    long_texts: LongTexts = None,
     resume: Annotated[str | None, typer.Option("--resume", metavar="RUN", help="Go on with a run.")] = None,
     config: Annotated[Path | None, typer.Option("--config", help="A YAML file with options.")] = None,
     set_: Annotated[
@@ -72,7 +76,7 @@ def train(
         raise UserError("--resume goes on in the run's own folder; --out is for a new run", fix="leave one of them out")
     from kitune.finetune import train as train_on
 
-    named = {"data.group": group, "data.limit": limit}
+    named = {"data.group": group, "data.limit": limit, "data.long_texts": long_texts}
     told = {name: value for name, value in named.items() if value is not None} | parse_set(set_ or [])
     train_on(
         data,
@@ -123,6 +127,7 @@ def doctor(
     task: Task = None,
     valid: Valid = None,
     test: Test = None,
+    long_texts: LongTexts = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any option of a training.")
     ] = None,
@@ -133,7 +138,13 @@ def doctor(
     from kitune.doctor import diagnose
     from kitune.show import show_findings, show_json
 
-    named = {"model": model, "task": task, "data.text": tuple(text) if text else None, "data.label": label}
+    named = {
+        "model": model,
+        "task": task,
+        "data.text": tuple(text) if text else None,
+        "data.label": label,
+        "data.long_texts": long_texts,
+    }
     told = {name: value for name, value in named.items() if value is not None} | parse_set(set_ or [])
     options = with_values(RunOptions(), told)
     sources = {"train": data, "valid": valid, "test": test}

@@ -99,7 +99,15 @@ class DataOptions(Layout):
         None, ge=2, description="At most so many rows of each part: a trial run, stratified and seeded."
     )
     max_length: Annotated[int, Field(ge=8)] | Auto = Field(
-        "auto", description="Tokens a text (or pair) may have; what is longer is cut."
+        "auto", description="Tokens of one sequence, in which a text (or pair) is read."
+    )
+    long_texts: Literal["cut", "head-tail", "windows"] = Field(
+        "cut",
+        description="Of a text that is longer: leave out its end, leave out its middle, or read it in overlapping windows "
+        "and average what the model says of each.",
+    )
+    most_windows: Count = Field(
+        16, description="Windows of one row; where they would be more, so many are spread over it, with gaps."
     )
 
 

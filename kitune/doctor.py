@@ -12,6 +12,7 @@ from kitune.config import RunOptions
 from kitune.data.cache import cache_folder, content_key, made_once
 from kitune.data.doctor import Case, Piece, examine
 from kitune.data.encode import Encoded, choose_max_length, encode, sample_lengths, tokenizer_content
+from kitune.data.long_texts import LongTexts
 from kitune.data.parts import Parts, read_parts
 from kitune.data.read import Source
 from kitune.errors import UserError
@@ -19,7 +20,7 @@ from kitune.findings import Finding, in_order
 from kitune.model.encoder import load_config, load_tokenizer, model_folder, most_tokens, shape_of
 
 # Raise it when a check changes, so that cached findings are made anew.
-FORMAT = 1
+FORMAT = 2
 
 
 def diagnose(options: RunOptions, sources: Mapping[str, Source]) -> tuple[list[Finding], list[str]]:
@@ -47,7 +48,14 @@ def diagnose(options: RunOptions, sources: Mapping[str, Source]) -> tuple[list[F
     max_length = choose_max_length(full, most) if told == "auto" else min(told, most)
     tokenizer.model_max_length = max_length
     encoded = {
-        part: encode(table, parts.columns.text, tokenizer, max_length=max_length, cache=options.engine.cache)
+        part: encode(
+            table,
+            parts.columns.text,
+            tokenizer,
+            max_length=max_length,
+            long_texts=LongTexts.asked(options.data),
+            cache=options.engine.cache,
+        )
         for part, table in parts.tables.items()
     }
     return findings_of(parts, encoded, tokenizer, full, max_length), said
@@ -62,7 +70,8 @@ def findings_of(
     if cut:
         pieces["train"] = [Piece(encoded[part], rows) for part, rows in cut.items()]
     special_ids = frozenset(tokenizer.all_special_ids)
-    case = Case(parts, pieces, full_lengths, max_length, tokenizer.unk_token_id, special_ids)
+    added = tokenizer.num_special_tokens_to_add(pair=len(parts.columns.text) == 2)
+    case = Case(parts, pieces, full_lengths, max_length, added, tokenizer.unk_token_id, special_ids)
 
     def make(folder: Path) -> None:
         found = [finding.as_json() for finding in examine(case)]

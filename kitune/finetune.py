@@ -265,7 +265,7 @@ def train_network(
     latest: Metrics = {}
 
     def evaluate(epoch: int) -> Metrics:
-        batches = len(plan_prediction(valid.lengths)[machine.rank :: machine.world_size])
+        batches = len(plan_prediction(valid.sequences().lengths)[machine.rank :: machine.world_size])
         journal.begin(epoch, "VALID", batches)
         logits = outputs(training.network, valid, pad_id=training.pad_id, machine=machine, advance=journal.advance)
         journal.end()

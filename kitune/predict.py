@@ -25,6 +25,7 @@ from kitune.config import (
 from kitune.data.columns import guess_text, require_columns
 from kitune.data.encode import Encoded, encode
 from kitune.data.labels import label_array
+from kitune.data.long_texts import LongTexts
 from kitune.data.read import Source
 from kitune.data.sources import read_part
 from kitune.data.split import text_keys
@@ -104,14 +105,15 @@ class Model:
         return read_part(source, split, layout=self.data, otherwise=self.usual_encoding)
 
     def with_layout(self, changes: Mapping[str, Any]) -> "Model":
-        """This model for files of another layout: `{"data.encoding": "cp932"}`.
+        """This model for files of another layout, or another reading of long texts: `{"data.encoding": "cp932"}`.
 
         Raises:
-            UserError: another option than one of the layout.
+            UserError: another option than one of these.
         """
-        wrong = next((name for name in changes if name.removeprefix("data.") not in Layout.model_fields), None)
+        known = [f"data.{name}" for name in (*Layout.model_fields, "long_texts", "most_windows")]
+        wrong = next((name for name in changes if name not in known), None)
         if wrong is not None:
-            names = ", ".join(f"data.{name}" for name in Layout.model_fields)
+            names = ", ".join(known)
             raise UserError(f"--set {wrong}: a trained model takes no such option", fix=f"there are {names}")
         return replace(self, data=with_values(RunOptions(data=self.data), changes).data)
 
@@ -128,7 +130,14 @@ class Model:
 
     def forward(self, table: Table) -> tuple[Encoded, NDArray[np.float32]]:
         """The token ids and the logits, (rows, outputs), of every row of `table`."""
-        encoded = encode(table, self.columns_in(table), self.tokenizer, max_length=self.max_length, cache=False)
+        encoded = encode(
+            table,
+            self.columns_in(table),
+            self.tokenizer,
+            max_length=self.max_length,
+            long_texts=LongTexts.asked(self.data),
+            cache=False,
+        )
         return encoded, outputs(self.network, encoded, pad_id=self.tokenizer.pad_token_id or 0, machine=self.machine)
 
     def evaluate(self, data: Source, *, label: str | None = None, split: str | None = None) -> Metrics:

@@ -12,6 +12,7 @@ from kitune.config import RunOptions, checked
 from kitune.data.batches import BatchPlan
 from kitune.data.encode import Encoded, choose_max_length, encode
 from kitune.data.labels import class_weights, weight_array
+from kitune.data.long_texts import LongTexts
 from kitune.data.parts import Parts, label_shares
 from kitune.doctor import findings_of, worth_saying
 from kitune.errors import UserError
@@ -50,8 +51,9 @@ def settle(parts: Parts, pretrained: Pretrained, lengths: NDArray[np.int64], mac
     most = pretrained.most_tokens
     if options.data.max_length == "auto":
         max_length = choose_max_length(lengths, most)
-        cut, longest = float((lengths > max_length).mean()), int(lengths.max())
-        say(f"max_length: {max_length} tokens, which cuts {cut:.1%} of the texts (the longest has {longest:,})")
+        longer, longest = float((lengths > max_length).mean()), int(lengths.max())
+        what = {"cut": "cut", "head-tail": "cut in the middle", "windows": "read in windows"}[options.data.long_texts]
+        say(f"max_length: {max_length} tokens; longer, and {what}, are {longer:.1%} of the texts (up to {longest:,})")
     elif options.data.max_length > most:
         raise UserError(
             f"data.max_length: {options.data.max_length} is more than the model's {most} positions",
@@ -92,13 +94,19 @@ def encode_parts(parts: Parts, pretrained: Pretrained, options: RunOptions, mach
     pretrained.tokenizer.model_max_length = max_length
 
     def all_parts() -> dict[str, Encoded]:
-        columns, cache = parts.columns, options.engine.cache
-        return {
-            part: encode(table, columns.text, pretrained.tokenizer, max_length=max_length, cache=cache).with_labels(
-                parts.labels(part), weight_array(table, columns.weight if part == "train" else None)
+        encoded = {}
+        for part, table in parts.tables.items():
+            ids = encode(
+                table,
+                parts.columns.text,
+                pretrained.tokenizer,
+                max_length=max_length,
+                long_texts=LongTexts.asked(options.data),
+                cache=options.engine.cache,
             )
-            for part, table in parts.tables.items()
-        }
+            weights = weight_array(table, parts.columns.weight if part == "train" else None)
+            encoded[part] = ids.with_labels(parts.labels(part), weights)
+        return encoded
 
     return machine.first_makes(all_parts)
 

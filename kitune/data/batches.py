@@ -14,6 +14,8 @@ from kitune.data.table import Rows
 
 # The bucketed sampler sorts pools of so many updates by length: like lengths together, still another order every epoch.
 POOL_UPDATES = 50
+# Tokens that rows with windows have in one forward pass, if not a single one of them has more.
+WINDOWED_TOKENS = 8_192
 
 
 @dataclass(frozen=True)
@@ -62,19 +64,28 @@ def cut(plan: BatchPlan, order: Rows, lengths: NDArray[np.int64]) -> list[Rows]:
     return updates
 
 
-def micro_batches(rows: Rows, lengths: NDArray[np.int64], *, count: int) -> list[Rows]:
-    """One update's rows in `count` parts, rows of like length together; parts are empty where rows are fewer."""
+def micro_batches(rows: Rows, encoded: Encoded, *, count: int) -> list[Rows]:
+    """One update's rows in `count` parts, rows of like length together; parts are empty where rows are fewer.
+
+    Rows that are read in windows make more parts, as many as a part of bounded size takes.
+    """
+    lengths = encoded.lengths
     by_length = rows[np.argsort(-lengths[rows], kind="stable")]
-    return [np.asarray(part, dtype=np.int64) for part in np.array_split(by_length, count)]
+    parts = [np.asarray(part, dtype=np.int64) for part in np.array_split(by_length, count)]
+    if encoded.first is None:
+        return parts
+    plan = BatchPlan("random", len(rows), WINDOWED_TOKENS)
+    return [piece for part in parts for piece in cut(plan, part, lengths)]
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of one forward pass, padded to the longest.
+    """The sequences of some rows for one forward pass, padded to the longest.
 
     Attributes:
-        input_ids, attention_mask: (rows, length) int64.
+        input_ids, attention_mask: (sequences, length) int64.
         token_type_ids: the same, or None.
+        counts: the sequences of each row, or None where each has one.
         labels: the rows' labels as the loss takes them, or None.
         weights: (rows,) float32, or None.
     """
@@ -82,6 +93,7 @@ class Batch:
     input_ids: Tensor
     attention_mask: Tensor
     token_type_ids: Tensor | None
+    counts: list[int] | None
     labels: Tensor | None
     weights: Tensor | None
 
@@ -90,10 +102,22 @@ class Batch:
         inputs = {"input_ids": self.input_ids, "attention_mask": self.attention_mask}
         return inputs if self.token_type_ids is None else inputs | {"token_type_ids": self.token_type_ids}
 
+    def of_rows(self, logits: Tensor) -> Tensor:
+        """What each row has on the average of its sequences: (sequences, outputs) -> (rows, outputs)."""
+        if self.counts is None:
+            return logits
+        return torch.stack([part.mean(dim=0) for part in torch.split(logits.float(), self.counts)])
+
 
 def collate(encoded: Encoded, rows: Sequence[int] | Rows, *, pad_id: int, device: torch.device) -> Batch:
     """`rows` as one padded batch on `device`."""
-    starts, lengths = encoded.starts[rows], encoded.lengths[rows]
+    sequences, counts = np.asarray(rows), None
+    if encoded.first is not None:
+        begins, ends = encoded.first[sequences], encoded.first[sequences + 1]
+        sequences = np.concatenate([np.arange(begin, end) for begin, end in zip(begins, ends, strict=True)])
+        counts = (ends - begins).tolist()
+    starts = encoded.starts[sequences]
+    lengths = encoded.starts[sequences + 1] - starts
     positions = np.arange(int(lengths.max()))
     present = positions[None, :] < lengths[:, None]
     where = starts[:, None] + np.where(present, positions[None, :], 0)
@@ -105,6 +129,7 @@ def collate(encoded: Encoded, rows: Sequence[int] | Rows, *, pad_id: int, device
         padded(encoded.input_ids, pad_id),
         torch.from_numpy(present.astype(np.int64)).to(device, non_blocking=True),
         None if encoded.token_type_ids is None else padded(encoded.token_type_ids, 0),
+        counts,
         None if encoded.labels is None else torch.from_numpy(encoded.labels[rows]).to(device, non_blocking=True),
         None if encoded.weights is None else torch.from_numpy(encoded.weights[rows]).to(device, non_blocking=True),
     )

@@ -18,6 +18,7 @@ from kitune.config import TaskName
 from kitune.data.columns import PAIR_NAMES, Columns, is_text
 from kitune.data.encode import Encoded
 from kitune.data.labels import label_lists, label_names
+from kitune.data.long_texts import LongTexts
 from kitune.data.mojibake import misread, misread_rows
 from kitune.data.near import near_duplicates
 from kitune.data.parts import Parts
@@ -52,13 +53,15 @@ class Case:
     Attributes:
         pieces: the token ids of each part, cut at `max_length`: two of train where valid was cut from it; none where
             there is nothing to learn.
-        full_lengths: tokens of uncut texts of train, from a sample.
+        full_lengths: tokens of uncut texts of train, special ones included, from a sample.
+        special_tokens: how many the tokenizer adds to a text or pair.
     """
 
     parts: Parts
     pieces: Mapping[str, Sequence[Piece]] = field(default_factory=dict)
     full_lengths: NDArray[np.int64] | None = None
     max_length: int | None = None
+    special_tokens: int = 0
     unknown_id: int | None = None
     special_ids: frozenset[int] = frozenset()
 
@@ -152,7 +155,7 @@ def unknown_tokens(case: Case) -> Iterator[Finding]:
         places = np.flatnonzero(ids == case.unknown_id)
         unknown += len(places)
         own += len(ids) - sum(int((ids == special).sum()) for special in case.special_ids - {case.unknown_id})
-        rows.append(piece.rows[np.unique(np.searchsorted(piece.encoded.starts, places, side="right") - 1)])
+        rows.append(piece.rows[np.unique(np.searchsorted(piece.encoded.bounds, places, side="right") - 1)])
     share = unknown / max(1, own)
     if share > UNKNOWN_WARNING:
         code = "unknown-tokens" if share > UNKNOWN_ERROR else "some-unknown-tokens"
@@ -171,7 +174,7 @@ def other_language(case: Case) -> Iterator[Finding]:
             letters += sum(map(str.isalnum, text))
             beyond += sum(sign > "\u02ff" for sign in text)
         for row in sample:
-            ids = encoded.input_ids[encoded.starts[row] : encoded.starts[row + 1]]
+            ids = encoded.input_ids[encoded.bounds[row] : encoded.bounds[row + 1]]
             tokens += int((~np.isin(ids, list(case.special_ids))).sum())
     if letters > 100 and beyond > letters / 2 and tokens > SPELT * letters:
         says = f"the model takes {tokens / letters:.2f} tokens for a letter: it was not made for this language"
@@ -401,22 +404,30 @@ def matching(code: str, pattern: str, what: str, fix: str) -> Callable[[Case], I
 def lengths(case: Case) -> Iterator[Finding]:
     if case.full_lengths is None or case.max_length is None:
         return
-    full = case.full_lengths
-    choices = sorted({*LENGTHS, case.max_length})
+    full, most, data = case.full_lengths, case.max_length, case.parts.options.data
+    own, room = full - case.special_tokens, most - case.special_tokens
+    windows = LongTexts("windows", data.most_windows)
+    counts = np.asarray([windows.windows(int(length), room) for length in own])
 
-    def cut_tokens(most: int) -> float:
-        return float(np.maximum(full - most, 0).sum()) / max(1, int(full.sum()))
+    def lost(read: NDArray[np.int64] | int) -> float:
+        """Share of all tokens beyond so many of each text."""
+        return float(np.maximum(own - read, 0).sum()) / max(1, int(own.sum()))
 
-    cut = float((full > case.max_length).mean())
-    table = ", ".join(
-        f"{most} cuts {cut_tokens(most):.1%}" for most in choices if most <= max(int(full.max()), case.max_length)
-    )
+    taken = counts * room if data.long_texts == "windows" else np.full_like(own, room)
+    cut = float((own > taken).mean())
     if cut > CUT_TEXTS:
         enough = 8 * math.ceil(int(np.quantile(full, 1 - CUT_TEXTS, method="higher")) / 8)
-        tokens = cut_tokens(case.max_length)
-        says = f"max_length {case.max_length} cuts {cut:.0%} of the texts, and {tokens:.0%} of all tokens"
-        yield case.about("cut-texts", says, f"--set data.max_length={enough}, where the model has as many positions")
-    says = f"of all tokens, max_length {table}; {case.max_length} is taken"
+        says = f"max_length {most} cuts {cut:.0%} of the texts, and {lost(taken):.0%} of all tokens"
+        fix = f"--set data.max_length={enough}, where the model has as many positions"
+        yield case.about("cut-texts", says, fix if data.long_texts == "windows" else f"{fix}; or --long-texts windows")
+    choices = [length for length in sorted({*LENGTHS, most}) if length <= max(int(full.max()), most)]
+    table = ", ".join(f"{length} cuts {lost(length - case.special_tokens):.1%}" for length in choices)
+    says = f"of all tokens, max_length {table}; {most} is taken"
+    if (own > room).any():
+        says += (
+            f", where --long-texts cut and head-tail leave out {lost(room):.1%}, and windows {lost(counts * room):.1%}"
+        )
+        says += f" with {counts.mean():.2f} sequences a text"
     yield case.about("lengths", says, "--set data.max_length=N")
 
 

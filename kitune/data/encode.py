@@ -4,7 +4,7 @@ import math
 import tempfile
 from array import array
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kitune.data.cache import cache_folder, content_key, made_once
+from kitune.data.long_texts import LongTexts
 from kitune.data.table import Table
 from kitune.errors import UserError
 
@@ -28,16 +29,18 @@ THREADS = 2
 # `max_length` is guessed from so many rows, and cuts at most this share of them.
 SAMPLE_ROWS = 2_000
 CUT_SHARE = 0.01
+CUT = LongTexts()
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Rows as token ids: one flat array, and where each row begins in it.
+    """Rows as token ids: one flat array, and where each row's sequences begin in it.
 
     Attributes:
-        input_ids: (tokens,) int32, all rows behind one another, without padding.
-        starts: (rows + 1,) int64; row i is `input_ids[starts[i]:starts[i + 1]]`.
+        input_ids: (tokens,) int32, all sequences behind one another, without padding.
+        starts: (sequences + 1,) int64; sequence i is `input_ids[starts[i]:starts[i + 1]]`.
         token_type_ids: (tokens,) uint8, or None where the tokenizer has none.
+        first: (rows + 1,) int64; row i has the sequences from `first[i]` to `first[i + 1]`. None: one each.
         labels: as the task's loss takes them (see `label_array`), or None.
         weights: (rows,) float32, or None where every row weighs the same.
     """
@@ -45,16 +48,33 @@ class Encoded:
     input_ids: NDArray[np.int32]
     starts: NDArray[np.int64]
     token_type_ids: NDArray[np.uint8] | None
+    first: NDArray[np.int64] | None = None
     labels: NDArray[np.int64] | NDArray[np.float32] | None = None
     weights: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
-        return len(self.starts) - 1
+        return len(self.bounds) - 1
+
+    @cached_property
+    def bounds(self) -> NDArray[np.int64]:
+        """Where each row begins in the tokens, (rows + 1,)."""
+        return self.starts if self.first is None else self.starts[self.first]
 
     @cached_property
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of each row, (rows,)."""
-        return np.diff(self.starts)
+        return np.diff(self.bounds)
+
+    def sequences(self) -> "Encoded":
+        """Each sequence as a row of its own, without labels."""
+        return Encoded(self.input_ids, self.starts, self.token_type_ids)
+
+    def of_rows(self, outputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """What each row has on the average of its sequences: (sequences, outputs) -> (rows, outputs)."""
+        if self.first is None:
+            return outputs
+        sums = np.add.reduceat(outputs.astype(np.float64), self.first[:-1], axis=0) if len(self) else outputs
+        return (sums / np.diff(self.first)[:, None]).astype(np.float32)
 
     def with_labels(
         self, labels: NDArray[np.int64] | NDArray[np.float32] | None, weights: NDArray[np.float32] | None = None
@@ -65,11 +85,13 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Ids:
-    """A slice as it will lie in `Encoded`: int32 ids, uint8 types (or None), and the tokens of each row."""
+    """A slice as it will lie in `Encoded`: int32 ids, uint8 types (or None), the tokens of each sequence, and where a row
+    may have several the sequences of each."""
 
     input_ids: "array[int]"
     token_type_ids: bytes | None
     lengths: list[int]
+    counts: list[int] | None = None
 
 
 def slices(table: Table, text: Sequence[str]) -> Iterator[Table]:
@@ -78,7 +100,7 @@ def slices(table: Table, text: Sequence[str]) -> Iterator[Table]:
     yield from table.slices(text, max(1, min(CHUNK_ROWS, CHUNK_BYTES * len(table) // max(1, size))))
 
 
-def tokenize(tokenizer: Any, texts: list[list[str]], max_length: int | None) -> Any:
+def tokenize(tokenizer: Any, texts: list[list[str]], max_length: int | None, **told: bool) -> Any:
     """transformers' own way for a slice of one or two text columns; a pair is a true pair, cut at its longer side first."""
     return tokenizer(
         *texts,
@@ -87,6 +109,7 @@ def tokenize(tokenizer: Any, texts: list[list[str]], max_length: int | None) -> 
         padding=False,
         return_attention_mask=False,
         verbose=False,  # "longer than the maximum": `max_length` is chosen and said by us
+        **told,
     )
 
 
@@ -119,12 +142,32 @@ def fast_ids(backend: Any, texts: list[list[str]], types: Literal["none", "zero"
     return Ids(ids, flat[types], lengths)
 
 
-def encoder_of(tokenizer: Any, text: Sequence[str], max_length: int | None) -> Callable[[Table], Ids]:
+def fitted_ids(tokenizer: Any, texts: list[list[str]], max_length: int, long_texts: LongTexts) -> Ids:
+    """The ids of a slice, where of a long text another part than its beginning is read."""
+    batch = tokenize(tokenizer, texts, None, return_special_tokens_mask=True)
+    all_types = batch.get("token_type_ids")
+    ids, types, lengths, counts = array("i"), bytearray(), [], []
+    for row, own in enumerate(batch["input_ids"]):
+        sequences = long_texts.places(np.asarray(batch["special_tokens_mask"][row], dtype=np.bool_), max_length)
+        for places in sequences:
+            ids.extend(map(own.__getitem__, places))
+            if all_types is not None:
+                types.extend(map(all_types[row].__getitem__, places))
+            lengths.append(len(places))
+        counts.append(len(sequences))
+    return Ids(ids, None if all_types is None else bytes(types), lengths, counts)
+
+
+def encoder_of(
+    tokenizer: Any, text: Sequence[str], max_length: int | None, long_texts: LongTexts
+) -> Callable[[Table], Ids]:
     """What turns a slice into ids: the Rust tokenizer, where transformers would do no more than call it."""
 
     def texts_of(part: Table) -> list[list[str]]:
         return [part.texts(name) for name in text]
 
+    if max_length is not None and long_texts.how != "cut":
+        return lambda part: fitted_ids(tokenizer, texts_of(part), max_length, long_texts)
     if not calls_backend_only(tokenizer):
         return lambda part: plain_ids(tokenizer, texts_of(part), max_length)
     # transformers sets truncation and the like on the Rust tokenizer, and shows what types there are. Those of a single
@@ -148,9 +191,11 @@ def calls_backend_only(tokenizer: Any) -> bool:
     )
 
 
-def encoded_slices(table: Table, text: Sequence[str], tokenizer: Any, max_length: int | None) -> Iterator[Ids]:
+def encoded_slices(
+    table: Table, text: Sequence[str], tokenizer: Any, max_length: int | None, long_texts: LongTexts = CUT
+) -> Iterator[Ids]:
     """The ids of each slice, in order; while Python reads those of one, Rust is at work on the next."""
-    encode_slice = encoder_of(tokenizer, text, max_length)
+    encode_slice = encoder_of(tokenizer, text, max_length, long_texts)
     threads = THREADS if calls_backend_only(tokenizer) else 1
     with ThreadPoolExecutor(threads) as pool:
         pending: deque[Future[Ids]] = deque()
@@ -175,20 +220,32 @@ def choose_max_length(lengths: NDArray[np.int64], most: int) -> int:
     return min(most, max(16, 8 * math.ceil(enough / 8)))
 
 
-def encode(table: Table, text: Sequence[str], tokenizer: Any, *, max_length: int, cache: bool = True) -> Encoded:
-    """The texts of `table` as token ids, special tokens included, each at most `max_length` long.
+def encode(
+    table: Table,
+    text: Sequence[str],
+    tokenizer: Any,
+    *,
+    max_length: int,
+    long_texts: LongTexts = CUT,
+    cache: bool = True,
+) -> Encoded:
+    """The texts of `table` as token ids, special tokens included, each sequence at most `max_length` long.
 
-    With `cache` they are memory-mapped from a folder that is named by the texts, the tokenizer and `max_length`.
+    With `cache` they are memory-mapped from a folder that is named by all that decides them.
     """
+
+    def write(folder: Path) -> None:
+        write_ids(encoded_slices(table, text, tokenizer, max_length, long_texts), folder)
+        forget_last_call(tokenizer)
+
     if not cache:
         with tempfile.TemporaryDirectory() as place:
-            write_ids(table, text, tokenizer, max_length, Path(place))
+            write(Path(place))
             return read_ids(Path(place), mapped=False)
-    key = content_key(table.fingerprint(text), tokenizer_content(tokenizer), str(max_length))
+    fit = str(max_length) if long_texts.how == "cut" else repr((max_length, long_texts))
+    key = content_key(table.fingerprint(text), tokenizer_content(tokenizer), fit)
     try:
-        folder = made_once(
-            cache_folder() / "encoded" / key, lambda staging: write_ids(table, text, tokenizer, max_length, staging)
-        )
+        folder = made_once(cache_folder() / "encoded" / key, write)
     except OSError as error:
         raise UserError(
             f"{cache_folder()}: token ids cannot be kept there: {error.strerror or error}",
@@ -220,21 +277,27 @@ def forget_last_call(tokenizer: Any) -> None:
         backend.no_padding()
 
 
-def write_ids(table: Table, text: Sequence[str], tokenizer: Any, max_length: int, folder: Path) -> None:
-    """Write ids.bin, types.bin (where the tokenizer has types) and starts.bin, slice by slice."""
-    starts = np.zeros(1, dtype=np.int64)
+def write_ids(encoded: Iterable[Ids], folder: Path) -> None:
+    """Write ids.bin, types.bin (where the tokenizer has types), starts.bin and first.bin (where a row may have several
+    sequences), slice by slice."""
+    starts = first = np.zeros(1, dtype=np.int64)
     with (
         (folder / "ids.bin").open("wb") as ids_file,
         (folder / "types.bin").open("wb") as types_file,
         (folder / "starts.bin").open("wb") as starts_file,
+        (folder / "first.bin").open("wb") as first_file,
     ):
         starts.tofile(starts_file)
-        for ids in encoded_slices(table, text, tokenizer, max_length):
+        for number, ids in enumerate(encoded):
             ids.input_ids.tofile(ids_file)
             types_file.write(ids.token_type_ids or b"")
             starts = starts[-1] + np.cumsum(ids.lengths, dtype=np.int64)
             starts.tofile(starts_file)
-    forget_last_call(tokenizer)
+            if ids.counts is not None:
+                if not number:
+                    first.tofile(first_file)
+                first = first[-1] + np.cumsum(ids.counts, dtype=np.int64)
+                first.tofile(first_file)
 
 
 def read_ids(folder: Path, *, mapped: bool) -> Encoded:
@@ -246,5 +309,7 @@ def read_ids(folder: Path, *, mapped: bool) -> Encoded:
             return np.empty(0, dtype)
         return np.memmap(path, dtype, mode="r") if mapped else np.fromfile(path, dtype)
 
-    ids, types = read("ids.bin", np.int32), read("types.bin", np.uint8)
-    return Encoded(ids, read("starts.bin", np.int64), types if len(types) == len(ids) else None)
+    ids, types, first = read("ids.bin", np.int32), read("types.bin", np.uint8), read("first.bin", np.int64)
+    return Encoded(
+        ids, read("starts.bin", np.int64), types if len(types) == len(ids) else None, first if len(first) else None
+    )

@@ -68,18 +68,18 @@ def plan_prediction(lengths: NDArray[np.int64], *, begin: int = 0) -> list[Rows]
 def outputs(
     network: nn.Module, encoded: Encoded, *, pad_id: int, machine: Any, advance: Callable[[], object] | None = None
 ) -> NDArray[np.float32]:
-    """Logits of every row, (rows, outputs), in input order, on every process.
+    """Logits of every row, (rows, outputs), in input order, on every process; of a row in windows, their mean.
 
     Args:
         machine: this process among others; the batches are dealt out over them.
         advance: called after each batch of this process, for a bar.
     """
-    was_training, unlabelled = network.training, encoded.with_labels(None)
+    was_training, sequences = network.training, encoded.sequences()
     network.eval()
     parts: list[tuple[Rows, NDArray[np.float32]]] = []
     with torch.inference_mode():
-        for rows in plan_prediction(encoded.lengths)[machine.rank :: machine.world_size]:
-            batch = collate(unlabelled, rows, pad_id=pad_id, device=machine.device)
+        for rows in plan_prediction(sequences.lengths)[machine.rank :: machine.world_size]:
+            batch = collate(sequences, rows, pad_id=pad_id, device=machine.device)
             logits = network(**batch.inputs()).logits
             parts.append((rows, logits.float().cpu().numpy()))
             if advance is not None:
@@ -87,10 +87,10 @@ def outputs(
     network.train(was_training)
     parts = machine.gather(parts)
     width = parts[0][1].shape[1] if parts else 0
-    result = np.empty((len(encoded), width), dtype=np.float32)
+    result = np.empty((len(sequences), width), dtype=np.float32)
     for rows, logits in parts:
         result[rows] = logits
-    return result
+    return encoded.of_rows(result)
 
 
 Labels: TypeAlias = NDArray[np.int64] | NDArray[np.float32]

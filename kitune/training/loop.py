@@ -237,14 +237,14 @@ def add_gradients(training: Training, state: State, rows: Rows) -> int:
         Their tokens.
     """
     machine, options = training.machine, training.options
-    parts = micro_batches(rows, training.train.lengths, count=options.accumulation * machine.world_size)
+    parts = micro_batches(rows, training.train, count=options.accumulation * machine.world_size)
     tokens = 0
     for number, part in enumerate(parts[machine.rank :: machine.world_size]):
         if len(part):
             # Dropout follows from where we are: nothing to save, and a resumed run draws the same masks.
             torch.manual_seed(dropout_seed(options.seed, state.step, machine.rank, number))
             batch = collate(training.train, part, pad_id=training.pad_id, device=machine.device)
-            logits = training.network(**batch.inputs()).logits
+            logits = batch.of_rows(training.network(**batch.inputs()).logits)
             loss = training.loss(logits, batch.labels, batch.weights)  # type: ignore[arg-type]
             torch.autograd.backward(loss * state.loss_scale if machine.precision == "fp16" else loss)
             training.optimizer.loss += loss.detach()

@@ -96,7 +96,8 @@ def test_long_rows_come_at_any_time_of_a_bucketed_epoch() -> None:
 def test_micro_batches_part_the_rows_by_length(count: int) -> None:
     lengths = some_lengths(500)
     rows = np.random.default_rng(0).choice(500, size=13, replace=False)
-    parts = micro_batches(rows, lengths, count=count)
+    encoded = Encoded(np.empty(0, np.int32), np.concatenate([[0], np.cumsum(lengths)]), None)
+    parts = micro_batches(rows, encoded, count=count)
     assert len(parts) == count
     assert sorted(int(row) for part in parts for row in part) == sorted(rows.tolist())
     longest_first = [int(length) for part in parts for length in lengths[part]]

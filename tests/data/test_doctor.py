@@ -304,6 +304,18 @@ def test_a_max_length_that_cuts_is_said_with_a_better_one(tmp_path: Path, told: 
     options = with_values(told, {"data.max_length": 16})
     (cut,) = [f for f in diagnose(options, planting.write(tmp_path))[0] if f.code == "cut-texts"]
     assert "--set data.max_length=32" in cut.fix
+    assert "--long-texts windows" in cut.fix
+
+
+def test_what_each_way_with_long_texts_leaves_out_is_said(tmp_path: Path, told: RunOptions) -> None:
+    planting = Planting(0)
+    for row in planting.parts["train"][:100]:
+        row["text"] = planting.sentence(30)
+    options = with_values(told, {"data.max_length": 16, "data.long_texts": "windows"})
+    says = {finding.code: finding.says for finding in diagnose(options, planting.write(tmp_path))[0]}
+    assert "cut-texts" not in says
+    assert "--long-texts cut and head-tail leave out" in says["lengths"]
+    assert "and windows 0.0% with 1." in says["lengths"]
 
 
 @pytest.mark.parametrize("content", ["text,label\na,b\nc\n", 'text,label\n"a,b\n'])

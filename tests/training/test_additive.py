@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 
+from kitune.data import batches
 from kitune.training import loop
 from tests.training.runs import in_child, together, train
 
@@ -97,7 +98,7 @@ def test_bucketing_changes_nothing(
     """Micro-batches of rows of like length, which kitune always makes, against micro-batches in any order."""
 
     def unsorted() -> None:
-        vars(loop)["micro_batches"] = lambda rows, lengths, *, count: list(np.array_split(rows, count))
+        vars(loop)["micro_batches"] = lambda rows, encoded, *, count: list(np.array_split(rows, count))
         train(tmp_path / "run", weighted(rows, task), tiny_model, options_of(task, train__accumulation=3))()
 
     assert in_child(unsorted, log=tmp_path / "log") == 0, (tmp_path / "log").read_text()
@@ -125,3 +126,17 @@ def test_the_number_of_processes_changes_nothing(
     assert together(ranks, free_port, ranked, log=tmp_path / "log") == [0] * ranks, (tmp_path / "log").read_text()
     assert len({path.read_text() for path in tmp_path.glob("rank-*")}) == ranks
     assert_same_but_for_rounding(plain(task), tmp_path / "run")
+
+
+def test_windows_in_more_micro_batches_change_nothing(rows: Rows, tiny_model: Path, tmp_path: Path) -> None:
+    """Rows that are read in windows: in one forward pass, and in as many as a small bound on their tokens makes."""
+    options = options_of("single-label", data__max_length=12, data__long_texts="windows")
+    data = weighted(rows, "single-label")
+
+    def bounded() -> None:
+        batches.WINDOWED_TOKENS = 48
+        train(tmp_path / "parts", data, tiny_model, options)()
+
+    assert in_child(train(tmp_path / "whole", data, tiny_model, options), log=tmp_path / "log") == 0
+    assert in_child(bounded, log=tmp_path / "log") == 0, (tmp_path / "log").read_text()
+    assert_same_but_for_rounding(tmp_path / "whole", tmp_path / "parts")

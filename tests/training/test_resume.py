@@ -28,7 +28,12 @@ SAMPLERS: dict[str, dict[str, Any]] = {
 }
 TASKS: dict[str, dict[str, Any]] = {
     "single-label": {"train.label_smoothing": 0.1, "train.class_weights": "auto", "engine.precision": "bf16"},
-    "multi-label": {"train.schedule": "cosine", "engine.precision": "fp32"},
+    "multi-label": {
+        "train.schedule": "cosine",
+        "engine.precision": "fp32",
+        "data.max_length": 20,
+        "data.long_texts": "windows",
+    },
     "regression": {"train.evaluate_every": 3, "train.patience": 4, "engine.precision": "fp32"},
 }
 BASE: dict[str, Any] = {
