@@ -59,15 +59,13 @@ def run_size(told: Line) -> Line:
     """One size's figures; the clock runs from the file to the findings."""
     with tempfile.TemporaryDirectory(dir=told["folder"]) as home:
         os.environ["HF_HOME"] = home  # an empty cache
-        from kitune.config import RunOptions
-        from kitune.doctor import diagnose
-        from kitune.model.encoder import load_config, load_tokenizer, model_folder, shape_of
+        from kitune.config import DoctorOptions, RunOptions
+        from kitune.model.encoder import load_pretrained, model_folder
+        from kitune.prepare import diagnose
 
-        folder = model_folder("starter")
-        load_tokenizer(folder)
-        shape_of(load_config(folder))
+        load_pretrained(model_folder("starter"), "single-label", ("no", "yes"))  # imports what a training imports
         memory, began = PeakMemory(os.getpid()), time.perf_counter()
-        findings, _ = diagnose(RunOptions(), {"train": told["path"]})
+        findings = diagnose(RunOptions(doctor=DoctorOptions(allow=("estimate",))), {"train": told["path"]})
         seconds = time.perf_counter() - began
         with Path(told["path"]).open(encoding="utf-8") as file:
             rows = sum(1 for _ in file) - 1

@@ -135,7 +135,7 @@ def doctor(
 ) -> None:
     """Find what is wrong with DATA for a model before any training; exit code 1 where there are errors."""
     from kitune.config import RunOptions, parse_set, with_values
-    from kitune.doctor import diagnose
+    from kitune.prepare import diagnose
     from kitune.show import show_findings, show_json
 
     named = {
@@ -148,10 +148,8 @@ def doctor(
     told = {name: value for name, value in named.items() if value is not None} | parse_set(set_ or [])
     options = with_values(RunOptions(), told)
     sources = {"train": data, "valid": valid, "test": test}
-    findings, said = diagnose(options, {part: source for part, source in sources.items() if source is not None})
+    findings = diagnose(options, {part: source for part, source in sources.items() if source is not None})
     findings = [finding for finding in findings if finding.code not in options.doctor.allow]
-    for sentence in said:
-        print(sentence, file=sys.stderr)
     show_json([finding.as_json() for finding in findings]) if json else show_findings(findings)
     raise typer.Exit(any(finding.severity == "error" for finding in findings))
 

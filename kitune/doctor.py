@@ -1,4 +1,4 @@
-"""The doctor: what is wrong with the data for this model, before a training and as a command."""
+"""The findings about data for a model: made once for the same content, and those worth saying."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,57 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from kitune.config import RunOptions
 from kitune.data.cache import cache_folder, content_key, made_once
 from kitune.data.doctor import Case, Piece, examine
-from kitune.data.encode import Encoded, choose_max_length, encode, sample_lengths, tokenizer_content
-from kitune.data.long_texts import LongTexts
-from kitune.data.parts import Parts, read_parts
-from kitune.data.read import Source
+from kitune.data.encode import Encoded, tokenizer_content
+from kitune.data.parts import Parts
 from kitune.errors import UserError
 from kitune.findings import Finding, in_order
-from kitune.model.encoder import load_config, load_tokenizer, model_folder, most_tokens, shape_of
 
 # Raise it when a check changes, so that cached findings are made anew.
 FORMAT = 2
-
-
-def diagnose(options: RunOptions, sources: Mapping[str, Source]) -> tuple[list[Finding], list[str]]:
-    """Every finding about a data set for a model, the severe ones first, and what was guessed on the way.
-
-    Args:
-        sources: by part: train, valid, test.
-
-    Raises:
-        UserError: there is no such file or model, or no column can be chosen.
-    """
-    try:
-        parts, said = read_parts(options, sources, examined=True)
-    except UserError as error:
-        if error.in_rows:
-            return [Finding("unreadable", error.problem, error.fix)], []
-        raise
-    if len(parts.names) < 2 and parts.task == "single-label":
-        return in_order([*parts.found, *examine(Case(parts))]), said
-    folder = model_folder(options.model, options.revision)
-    tokenizer = load_tokenizer(folder)
-    most = most_tokens(shape_of(load_config(folder)), tokenizer, from_run=(folder / "run.yaml").exists())
-    full = sample_lengths(parts.tables["train"], parts.columns.text, tokenizer)
-    told = options.data.max_length
-    max_length = choose_max_length(full, most) if told == "auto" else min(told, most)
-    tokenizer.model_max_length = max_length
-    encoded = {
-        part: encode(
-            table,
-            parts.columns.text,
-            tokenizer,
-            max_length=max_length,
-            long_texts=LongTexts.asked(options.data),
-            cache=options.engine.cache,
-        )
-        for part, table in parts.tables.items()
-    }
-    return findings_of(parts, encoded, tokenizer, full, max_length), said
 
 
 def findings_of(

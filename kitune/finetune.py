@@ -19,7 +19,7 @@ from kitune.evaluate.score import Predictions, outputs, plan_prediction, score, 
 from kitune.metrics import Metrics, table_line
 from kitune.model.engine import slow_down
 from kitune.predict import Model, load, load_to_answer, write_predictions
-from kitune.prepare import encode_parts, estimated, examined, network_for, settle, training_for
+from kitune.prepare import encode_parts, examined, expected, network_for, settle, training_for
 from kitune.resume import (
     not_finite,
     noted,
@@ -162,7 +162,8 @@ def finetune(options: RunOptions, sources: Mapping[str, Source], out: str | Path
         + f" a step, {numbered(int(train_options.epochs), 'epoch')}, patience {train_options.patience}"
     )
     training = training_for(parts, pretrained, encoded, resolved, machine)
-    findings += estimated(training, encoded, resolved)
+    for finding in (forecast := expected(training, encoded, resolved)):
+        say(f"it takes {finding.says}")
     machine.meet()
     if machine.is_first:
         commits = {"model": pretrained.commit, **{part: table.commit for part, table in parts.tables.items()}}
@@ -174,7 +175,9 @@ def finetune(options: RunOptions, sources: Mapping[str, Source], out: str | Path
             "resumed": [],
         }
         folder = create(out, resolved, record)
-        (folder / "findings.json").write_text(as_json([finding.as_json() for finding in findings]), encoding="utf-8")
+        (folder / "findings.json").write_text(
+            as_json([finding.as_json() for finding in findings + forecast]), encoding="utf-8"
+        )
     folder = Path(agree(machine, str(folder)))
     with explained(folder, parts, resolved, machine):
         state = learn(folder, parts, training, pretrained.tokenizer, encoded, resolved, record=None)

@@ -10,19 +10,21 @@ from numpy.typing import NDArray
 
 from kitune.config import RunOptions, checked
 from kitune.data.batches import BatchPlan
-from kitune.data.encode import Encoded, choose_max_length, encode
+from kitune.data.doctor import Case, examine
+from kitune.data.encode import Encoded, choose_max_length, encode, sample_lengths
 from kitune.data.labels import class_weights, weight_array
 from kitune.data.long_texts import LongTexts
-from kitune.data.parts import Parts, label_shares
+from kitune.data.parts import Parts, label_shares, read_parts
+from kitune.data.read import Source
 from kitune.doctor import findings_of, worth_saying
 from kitune.errors import UserError
-from kitune.findings import Finding
+from kitune.findings import Finding, in_order
 from kitune.model.encoder import Pretrained, load_pretrained, model_folder
 from kitune.model.engine import kernels_for, speed_up
 from kitune.model.vocabulary import use_rows
 from kitune.tasks import TASKS
 from kitune.training.defaults import resolve
-from kitune.training.devices import DTYPES, Machine
+from kitune.training.devices import DTYPES, Machine, connect
 from kitune.training.loop import Epochs, State, Training
 from kitune.training.optimizer import FlatAdamW
 from kitune.training.probe import estimate
@@ -128,6 +130,39 @@ def examined(
     return findings
 
 
+def diagnose(options: RunOptions, sources: Mapping[str, Source]) -> list[Finding]:
+    """Every finding about a data set for a model, the severe ones first, and what a training would take.
+
+    All that a training does before its first step, and nothing of it is kept but the caches.
+
+    Args:
+        sources: by part: train, valid, test.
+
+    Raises:
+        UserError: there is no such file or model, or no column can be chosen.
+    """
+    machine = connect(options.engine, alone=True)
+    try:
+        parts, said = read_parts(options, sources, examined=True)
+    except UserError as error:
+        if error.in_rows:
+            return [Finding("unreadable", error.problem, error.fix)]
+        raise
+    for sentence in said:
+        machine.say(sentence)
+    if len(parts.names) < 2 and parts.task == "single-label":
+        return in_order([*parts.found, *examine(Case(parts))])
+    pretrained = network_for(parts)
+    lengths = sample_lengths(parts.tables["train"], parts.columns.text, pretrained.tokenizer)
+    resolved = settle(parts, pretrained, lengths, machine)
+    encoded = encode_parts(parts, pretrained, resolved, machine)
+    findings = findings_of(parts, encoded, pretrained.tokenizer, lengths, int(resolved.data.max_length))
+    if "estimate" in options.doctor.allow or any(finding.severity == "error" for finding in findings):
+        return findings
+    training = training_for(parts, pretrained, encoded, resolved, machine)
+    return findings + expected(training, encoded, resolved)
+
+
 def training_for(
     parts: Parts, pretrained: Pretrained, encoded: Mapping[str, Encoded], options: RunOptions, machine: Machine
 ) -> Training:
@@ -165,15 +200,12 @@ def training_for(
     return training
 
 
-def estimated(training: Training, encoded: Mapping[str, Encoded], options: RunOptions) -> list[Finding]:
-    """What the training will take, said before it begins."""
+def expected(training: Training, encoded: Mapping[str, Encoded], options: RunOptions) -> list[Finding]:
+    """What the training will take, where that is worth an estimate and it is not allowed to go unsaid."""
     training.network.train()
     others = {part: ids for part, ids in encoded.items() if part != "train"}
     finding = None if "estimate" in options.doctor.allow else estimate(training, others, options.engine)
-    if finding is None:
-        return []
-    training.machine.say(f"it takes {finding.says}")
-    return [finding]
+    return [] if finding is None else [finding]
 
 
 def plan_of(train: Encoded, options: RunOptions) -> Epochs:

@@ -3,6 +3,7 @@
 import csv
 import json
 import random
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -14,8 +15,8 @@ from kitune.config import RunOptions, with_values
 from kitune.data.mojibake import misread
 from kitune.data.near import near_duplicates, resemblance
 from kitune.data.read import read_table
-from kitune.doctor import diagnose
 from kitune.findings import CODES, Finding
+from kitune.prepare import diagnose
 from tests.conftest import WORDS
 
 Row = dict[str, str]
@@ -243,7 +244,15 @@ def by_code(findings: list[Finding]) -> Expected:
 @pytest.fixture(scope="module")
 def told(tiny_model: Path) -> RunOptions:
     return with_values(
-        RunOptions(), {"model": str(tiny_model), "data.text": ("text",), "data.label": "label", "engine.cache": False}
+        RunOptions(),
+        {
+            "model": str(tiny_model),
+            "data.text": ("text",),
+            "data.label": "label",
+            "engine.cache": False,
+            "engine.precision": "fp32",
+            "doctor.allow": ["estimate"],
+        },
     )
 
 
@@ -260,7 +269,7 @@ def test_planted_defects_are_found_on_their_rows_and_none_is_invented(
             chosen = [ALONE[seed % 20 == 7]]
         for name in chosen:
             getattr(planting, name)()
-        findings, _ = diagnose(told, planting.write(tmp_path))
+        findings = diagnose(told, planting.write(tmp_path))
         found, expected = by_code(findings), planting.expected
         for key in (("unknown-tokens", "train"), ("some-unknown-tokens", "train")):
             if key in expected:  # other defects make such tokens too
@@ -281,7 +290,7 @@ def test_planted_defects_are_found_on_their_rows_and_none_is_invented(
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_clean_table_has_no_findings_but_notes(tmp_path: Path, told: RunOptions, seed: int) -> None:
-    findings, _ = diagnose(told, Planting(seed).write(tmp_path))
+    findings = diagnose(told, Planting(seed).write(tmp_path))
     assert by_code(findings) == {}
     assert [finding.code for finding in findings] == ["lengths"]
 
@@ -292,7 +301,7 @@ def test_one_class_or_none_is_an_error(tmp_path: Path, told: RunOptions, labels:
     for rows in planting.parts.values():
         for row in rows:
             row["label"] = labels[0]
-    found = by_code(diagnose(told, planting.write(tmp_path))[0])
+    found = by_code(diagnose(told, planting.write(tmp_path)))
     assert ("one-class", None) in found
     assert (("missing-labels", "train") in found) == (labels == [""])
 
@@ -302,7 +311,7 @@ def test_a_max_length_that_cuts_is_said_with_a_better_one(tmp_path: Path, told: 
     for row in planting.parts["train"][:100]:
         row["text"] = planting.sentence(30)
     options = with_values(told, {"data.max_length": 16})
-    (cut,) = [f for f in diagnose(options, planting.write(tmp_path))[0] if f.code == "cut-texts"]
+    (cut,) = [f for f in diagnose(options, planting.write(tmp_path)) if f.code == "cut-texts"]
     assert "--set data.max_length=32" in cut.fix
     assert "--long-texts windows" in cut.fix
 
@@ -312,17 +321,29 @@ def test_what_each_way_with_long_texts_leaves_out_is_said(tmp_path: Path, told: 
     for row in planting.parts["train"][:100]:
         row["text"] = planting.sentence(30)
     options = with_values(told, {"data.max_length": 16, "data.long_texts": "windows"})
-    says = {finding.code: finding.says for finding in diagnose(options, planting.write(tmp_path))[0]}
+    says = {finding.code: finding.says for finding in diagnose(options, planting.write(tmp_path))}
     assert "cut-texts" not in says
     assert "--long-texts cut and head-tail leave out" in says["lengths"]
     assert "and windows 0.0% with 1." in says["lengths"]
+
+
+@pytest.mark.parametrize("label", ["joy", ""])
+def test_what_a_training_takes_is_estimated_where_it_can_begin(tmp_path: Path, told: RunOptions, label: str) -> None:
+    planting = Planting(0)
+    planting.parts["train"][5]["label"] = label
+    findings = diagnose(with_values(told, {"doctor.allow": []}), planting.write(tmp_path))
+    estimates = [finding.says for finding in findings if finding.code == "estimate"]
+    assert len(estimates) == bool(label)
+    for says in estimates:
+        assert re.fullmatch(r"about .* an epoch\); \d+\.\d GB of memory, \d+\.\d GB of disk", says)
+    assert {path.name for path in tmp_path.iterdir()} == {"train.csv", "valid.csv"}
 
 
 @pytest.mark.parametrize("content", ["text,label\na,b\nc\n", 'text,label\n"a,b\n'])
 def test_unreadable_rows_are_an_error(tmp_path: Path, told: RunOptions, content: str) -> None:
     path = tmp_path / "rows.csv"
     path.write_text(content)
-    (finding,), _ = diagnose(told, {"train": str(path)})
+    (finding,) = diagnose(told, {"train": str(path)})
     assert (finding.code, finding.severity) == ("unreadable", "error")
     assert "rows.csv, line" in finding.says
 
@@ -333,7 +354,7 @@ def test_a_valid_part_that_was_cut_from_train_is_looked_at_with_it(tmp_path: Pat
     planting.parts["test"] = planting.parts.pop("valid")
     planting.parts["test"][5]["text"] = planting.parts["train"][7]["text"]
     paths = planting.write(tmp_path)
-    found = by_code(diagnose(told, paths)[0])
+    found = by_code(diagnose(told, paths))
     assert found.pop(("leak", "test")) >= {5}
     assert found.pop(("small-valid", None)) == set()
     assert {part for _, part in found} <= {"train", "test"}
@@ -346,12 +367,12 @@ def test_findings_are_kept_by_content(tmp_path: Path, told: RunOptions, monkeypa
     planting.empty_texts()
     paths = planting.write(tmp_path)
     options = with_values(told, {"engine.cache": True})
-    first, _ = diagnose(options, paths)
+    first = diagnose(options, paths)
     with monkeypatch.context() as patch:
         patch.setattr(kitune.doctor, "examine", lambda case: pytest.fail("looked at again"))
-        assert diagnose(options, paths)[0] == first
+        assert diagnose(options, paths) == first
     planting.parts["train"][0]["text"] += " &amp;"
-    assert diagnose(options, planting.write(tmp_path))[0] != first
+    assert diagnose(options, planting.write(tmp_path)) != first
 
 
 # The command
@@ -390,7 +411,7 @@ def test_the_unused_second_text_of_a_pair_is_named(tmp_path: Path, told: RunOpti
         for row in rows:
             row["question"], row["sentence"] = row.pop("text"), planting.sentence()
     options = with_values(told, {"data.text": ("question",)})
-    (finding,) = [f for f in diagnose(options, planting.write(tmp_path))[0] if f.code == "unused-text"]
+    (finding,) = [f for f in diagnose(options, planting.write(tmp_path)) if f.code == "unused-text"]
     assert "'sentence' makes a pair with 'question'" in finding.says
     assert finding.fix == "read both: --text question --text sentence"
 
@@ -414,7 +435,7 @@ CHINESE = ("这家店的菜味道非常好吃", "送餐太慢了，再也不会�
 def test_an_english_model_on_other_languages_is_named_with_a_model_for_them(texts: tuple[str, ...], fix: str) -> None:
     rows = [{"text": f"{texts[i % 4]}{i}", "label": "ab"[i % 2]} for i in range(200)]
     options = with_values(RunOptions(), {"engine.cache": False})
-    found = {finding.code: finding for finding in diagnose(options, {"train": rows})[0]}
+    found = {finding.code: finding for finding in diagnose(options, {"train": rows})}
     named = [found[code] for code in ("unknown-tokens", "some-unknown-tokens", "other-language") if code in found]
     assert named
     assert all(fix in finding.fix for finding in named)
