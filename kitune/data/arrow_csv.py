@@ -6,27 +6,21 @@ field by field and names the line. Both give the same table.
 
 import codecs
 import csv
-import hashlib
 from collections.abc import Iterator
 from io import BufferedIOBase
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 from numpy.typing import NDArray
 
-from kitune.data.cache import cache_folder, content_key, made_once
 from kitune.data.files import File
+from kitune.data.mapped import gathered
 from kitune.data.table import Rows, Table
 
 # Bytes that become one Arrow chunk; a row that is longer than the most is not plain.
 BLOCK_BYTES = 4 * 2**20
 MOST_BLOCK_BYTES = 64 * 2**20
-# Larger files are kept as an Arrow file in the cache and mapped from there: 10,000,000 rows of 140 bytes would be 1.7 GB
-# of memory otherwise.
-MAPPED_BYTES = 64 * 2**20
 BOM = codecs.BOM_UTF8
 QUOTE, NEWLINE, RETURN = b'"\n\r'
 
@@ -35,57 +29,29 @@ class NotPlain(Exception):
     """The file needs a reader that goes field by field."""
 
 
-def plain_rows(file: File, encoding: str, delimiter: str, *, names: list[str] | None = None) -> Table | None:
+def plain_rows(file: File, delimiter: str, *, names: list[str] | None = None) -> Table | None:
     """The rows of a delimited file; None where it is not plain.
 
     Args:
         names: of the columns, of a file without a header.
     """
-    try:
-        with_bom = {"utf-8": False, "utf-8-sig": True}[codecs.lookup(encoding).name]
-    except (LookupError, KeyError):
-        return None
-    try:
-        if file.path.stat().st_size > MAPPED_BYTES:
-            return mapped_rows(file, delimiter, names, with_bom=with_bom)
-    except NotPlain:
-        return None
-    except OSError:
-        pass  # a cache that cannot be written: then the rows stay in memory
+    lines: list[Rows] = []
+
+    def chunks(content: BufferedIOBase) -> Iterator[pa.Table]:
+        for batch, begins in parsed_blocks(content, delimiter, names):
+            lines.append(begins)
+            yield pa.Table.from_batches([batch])
+
     try:
         with file.bytes() as content:
-            chunks = list(parsed_blocks(content, delimiter, names, with_bom=with_bom))
+            data = gathered(chunks(content))
     except NotPlain:
         return None
-    return Table(
-        pa.Table.from_batches([batch for batch, _ in chunks]), file.name, np.concatenate([n for _, n in chunks])
-    )
-
-
-def mapped_rows(file: File, delimiter: str, names: list[str] | None, *, with_bom: bool) -> Table:
-    """The same from an Arrow file in the cache, which is named by the content of `file` and made where it is missing."""
-    with file.bytes() as unpacked:
-        content: Any = unpacked
-        digest = hashlib.file_digest(content, "sha256").hexdigest()
-
-    def make(folder: Path) -> None:
-        with file.bytes() as content, (folder / "lines.bin").open("wb") as lines_file:
-            blocks = parsed_blocks(content, delimiter, names, with_bom=with_bom)
-            batch, lines = next(blocks)
-            with pa.ipc.new_file(str(folder / "rows.arrow"), batch.schema) as writer:
-                writer.write_batch(batch)
-                lines.tofile(lines_file)
-                for batch, lines in blocks:
-                    writer.write_batch(batch)
-                    lines.tofile(lines_file)
-
-    folder = made_once(cache_folder() / "tables" / content_key(digest, delimiter, str(names), str(with_bom)), make)
-    data = pa.ipc.open_file(pa.memory_map(str(folder / "rows.arrow"))).read_all()
-    return Table(data, file.name, np.memmap(folder / "lines.bin", np.int64, mode="r"))
+    return Table(data, file.name, np.concatenate(lines))
 
 
 def parsed_blocks(
-    file: BufferedIOBase, delimiter: str, names: list[str] | None, *, with_bom: bool
+    file: BufferedIOBase, delimiter: str, names: list[str] | None
 ) -> Iterator[tuple[pa.RecordBatch, Rows]]:
     """Each block's rows as strings, and the lines (from 1) on which they begin; at least one block.
 
@@ -104,9 +70,9 @@ def parsed_blocks(
         if opens_file:
             if has_header:
                 first = int(row_ends[0]) + 1
-                names = header(block[:first], delimiter, with_bom=with_bom)
+                names = header(block[:first], delimiter)
                 empty[0] = True
-            elif block.startswith(BOM) and with_bom:
+            elif block.startswith(BOM):
                 first = len(BOM)
         assert names is not None
         batch = parsed(block, first, names, delimiter)
@@ -170,14 +136,10 @@ def well_quoted(block: NDArray[np.uint8], marks: NDArray[np.int64]) -> bool:
     return bool(good_before.all() and good_after.all())
 
 
-def header(row: bytes, delimiter: str, *, with_bom: bool) -> list[str]:
+def header(row: bytes, delimiter: str) -> list[str]:
     """The names of the columns; what `delimited.py` would refuse is left to it."""
-    if row.startswith(BOM):
-        if not with_bom:
-            raise NotPlain
-        row = row.removeprefix(BOM)
     try:
-        names = next(csv.reader([row.decode()], delimiter=delimiter, strict=True), [])
+        names = next(csv.reader([row.removeprefix(BOM).decode()], delimiter=delimiter, strict=True), [])
     except (UnicodeDecodeError, csv.Error):
         raise NotPlain from None
     if not any(name.strip() for name in names) or len(set(names)) < len(names) or row.count(b"\n") > 1:

@@ -16,7 +16,7 @@ FORMAT = 1
 # What lies under `cache_folder()`, by the name of its folder.
 KINDS = {
     "encoded": "token ids",
-    "tables": "large files as Arrow",
+    "tables": "rows of large tables, while they are read",
     "findings": "what the doctor found",
     "costs": "how long an update takes",
     "kernels": "compiled kernels",

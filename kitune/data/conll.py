@@ -9,9 +9,9 @@ from kitune.data.table import Table, assemble
 from kitune.errors import UserError, numbered
 
 
-def read_conll(file: File, encoding: str, layout: Layout) -> Table:
+def read_conll(file: File, layout: Layout) -> Table:
     """A sentence a row: its `tokens`, from the first column, and their `tags`, from the last one."""
-    with file.text(encoding) as lines:
+    with file.text() as lines:
         return assemble(sentences(lines, file.name), file.name)
 
 

@@ -3,10 +3,10 @@
 import csv
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import Any
+from typing import Any, TextIO
 
 from kitune.config import Layout
 from kitune.data.arrow_csv import plain_rows
@@ -22,13 +22,13 @@ FIRST_LINES, SAME_WIDTH = 50, 0.75
 NUMBER = re.compile(r"[-+]?[\d.,]*\d[\d.,]*([eE][-+]?\d+)?%?")
 
 
-def read_delimited(file: File, encoding: str, layout: Layout, *, usual: str) -> Table:
+def read_delimited(file: File, layout: Layout, *, usual: str) -> Table:
     """A CSV or TSV file; every cell is a string.
 
     Args:
         usual: the delimiter of the file's format.
     """
-    lines, notes = first_lines(file, encoding), list[str]()
+    lines, notes = first_lines(file), list[str]()
     delimiter: str = layout.delimiter
     if delimiter == "auto":
         delimiter = shown_delimiter(lines, usual) or usual
@@ -45,9 +45,9 @@ def read_delimited(file: File, encoding: str, layout: Layout, *, usual: str) -> 
         if why:
             notes.append(f"{file.title} {why}")
     names = None if header else numbers_up_to(len(rows[0]) if rows else 0)
-    table = None if layout.ragged or title is not None else plain_rows(file, encoding, delimiter, names=names)
+    table = None if layout.ragged or title is not None else plain_rows(file, delimiter, names=names)
     if table is None:
-        with file.text(encoding) as text:
+        with file.text() as text:
             table = delimited_rows(
                 text, file.name, delimiter, title=title is not None, header=header, ragged=layout.ragged
             )
@@ -59,9 +59,9 @@ def numbers_up_to(count: int) -> list[str]:
     return [str(number) for number in range(1, count + 1)]
 
 
-def first_lines(file: File, encoding: str) -> list[str]:
+def first_lines(file: File) -> list[str]:
     """The lines that show how the rows are said; one more than these where the file goes on."""
-    with file.text(encoding) as text:
+    with file.text() as text:
         return list(islice(text, FIRST_LINES + 1))
 
 
@@ -69,7 +69,7 @@ def whole_rows(lines: Sequence[str], delimiter: str) -> list[list[str]]:
     """The rows in the first lines of a file, but for one that may be cut; none where the delimiter does not fit."""
     cut = len(lines) > FIRST_LINES
     lines = lines[:FIRST_LINES]  # the next one may belong to the same row
-    bare = delimiter == "\t" and not quotes_enclose_fields(lines, delimiter)
+    bare = delimiter == "\t" and not quotes_enclose_fields(lambda: iter(lines), delimiter)
     try:
         reader = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE if bare else csv.QUOTE_MINIMAL)
         rows = [row for row in reader if row]
@@ -138,7 +138,7 @@ def is_number(cell: str) -> bool:
 
 
 def delimited_rows(
-    lines: Iterable[str],
+    lines: TextIO,
     source: str,
     delimiter: str,
     *,
@@ -154,8 +154,14 @@ def delimited_rows(
     csv.field_size_limit(2**31 - 1)
     quoted = True
     if delimiter == "\t":
-        lines = list(lines)
-        quoted = quotes_enclose_fields(lines[title:], delimiter)
+        begin = lines.tell()
+
+        def again() -> Iterator[str]:
+            lines.seek(begin)
+            return islice(iter(lines.readline, ""), int(title), None)
+
+        quoted = quotes_enclose_fields(again, delimiter)
+        lines.seek(begin)
     reader = csv.reader(
         lines, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE, strict=True
     )
@@ -169,21 +175,25 @@ def delimited_rows(
         ) from None
 
 
-def quotes_enclose_fields(lines: Sequence[str], delimiter: str) -> bool:
+def quotes_enclose_fields(lines: Callable[[], Iterator[str]], delimiter: str) -> bool:
     """Whether the quotes in `lines` are quoting: where bare ones fit the header, if each that occurs encloses a field with
-    every inner one doubled; where bare ones do not (a field holds a tab or a line break), if quoting does."""
-    if not any('"' in line for line in lines):
+    every inner one doubled; where bare ones do not (a field holds a tab or a line break), if quoting does.
+
+    Args:
+        lines: gives them from the first one on, at every call.
+    """
+    if not any('"' in line for line in lines()):
         return False
 
     def fields(line: str) -> list[str]:
         return line.rstrip("\r\n").split(delimiter)
 
-    width = len(fields(lines[0]))
-    if all(len(row) == width or row == [""] for row in map(fields, lines)):
-        quoted = (field for line in lines if '"' in line for field in fields(line) if '"' in field)
+    width = len(fields(next(lines())))
+    if all(len(row) == width or row == [""] for row in map(fields, lines())):
+        quoted = (field for line in lines() if '"' in line for field in fields(line) if '"' in field)
         return all(re.fullmatch('"([^"]|"")*"', field) for field in quoted)
     try:
-        return all(len(row) in (0, width) for row in csv.reader(lines, delimiter=delimiter, strict=True))
+        return all(len(row) in (0, width) for row in csv.reader(lines(), delimiter=delimiter, strict=True))
     except csv.Error:
         return False
 

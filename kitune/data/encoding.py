@@ -9,10 +9,9 @@ import codecs
 import re
 from collections.abc import Iterator
 
-from kitune.data.files import File
+from kitune.data.files import UTF8, File
 from kitune.errors import UserError
 
-UTF8 = "utf-8-sig"  # with a byte order mark or without
 # How much of the lines with characters beyond ASCII decides.
 SAMPLE_BYTES = 256 * 1024
 # Share of those characters that must be among the most frequent ones of the language, and how far ahead of the next encoding.

@@ -13,6 +13,8 @@ from typing import Any, BinaryIO, TextIO
 from kitune.config import Layout
 from kitune.errors import UserError
 
+UTF8 = "utf-8-sig"  # with a byte order mark or without
+
 
 @dataclass(frozen=True)
 class File:
@@ -37,7 +39,7 @@ class File:
         """The bytes, unpacked."""
         return gzip.GzipFile(self.path) if self.packed else self.path.open("rb")
 
-    def text(self, encoding: str) -> TextIO:
+    def text(self, encoding: str = UTF8) -> TextIO:
         """The text, unpacked; line ends stay as they are."""
         unpacked: Any = self.bytes()
         return TextIOWrapper(unpacked, encoding, newline="")
@@ -75,6 +77,23 @@ def opened(source: str | Path, layout: Layout) -> Iterator[File]:
     else:
         with path.open("rb") as pipe, spooled(pipe) as copy:
             yield File(copy, name, kind, is_packed(name))
+
+
+@contextmanager
+def in_utf8(file: File, encoding: str) -> Iterator[File]:
+    """The file, or a copy of it in UTF-8: for readers there is one encoding.
+
+    Raises:
+        UnicodeDecodeError: its bytes are not of that encoding.
+    """
+    if encoding == UTF8:
+        yield file
+        return
+    with TemporaryDirectory(prefix="kitune-") as folder:
+        path = Path(folder) / "rows"
+        with file.text(encoding) as text, path.open("w", encoding="utf-8", newline="") as copy:
+            shutil.copyfileobj(text, copy, 2**20)
+        yield File(path, file.name, file.format)
 
 
 @contextmanager

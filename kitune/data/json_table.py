@@ -11,15 +11,15 @@ from kitune.data.table import Table, assemble
 from kitune.errors import UserError
 
 
-def read_json_lines(file: File, encoding: str, layout: Layout) -> Table:
+def read_json_lines(file: File, layout: Layout) -> Table:
     """An object a line."""
-    with file.text(encoding) as lines:
+    with file.text() as lines:
         return json_rows(lines, file.name)
 
 
-def read_json(file: File, encoding: str, layout: Layout) -> Table:
+def read_json(file: File, layout: Layout) -> Table:
     """JSON lines, or one JSON value: an array of objects or texts, an object with one such array, or an object of columns."""
-    with file.text(encoding) as lines:
+    with file.text() as lines:
         begin = up_to_second(lines)
         whole = chain(begin, lines)
         if len(begin) > 1 and all(is_object(line) for line in begin if line.strip()):

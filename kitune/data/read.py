@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
@@ -16,12 +17,13 @@ import pyarrow as pa
 from kitune.config import Layout
 from kitune.data.conll import read_conll
 from kitune.data.delimited import delimited_rows, first_lines, read_delimited, shown_delimiter
-from kitune.data.encoding import UTF8, by_characters, by_first_bytes, is_utf8
+from kitune.data.encoding import by_characters, by_first_bytes, is_utf8
 from kitune.data.excel import read_excel
-from kitune.data.files import File, is_remote, opened, spooled
+from kitune.data.files import UTF8, File, in_utf8, is_remote, opened, spooled
 from kitune.data.hub import commit_of
 from kitune.data.json_table import json_rows, read_json, read_json_lines
-from kitune.data.table import Table, assemble
+from kitune.data.mapped import gathered
+from kitune.data.table import CHUNK_ROWS, Table, assemble
 from kitune.errors import UserError
 
 # A path, a frame of pandas, polars or Arrow, a `datasets.Dataset`, or a list of dicts.
@@ -117,9 +119,9 @@ def read_stream(stream: BinaryIO, text: Sequence[str], layout: Layout = USUAL) -
         return in_its_encoding(file, layout, partial(read_shown, text=text), "auto")
 
 
-def read_shown(file: File, encoding: str, layout: Layout, *, text: Sequence[str]) -> Table:
+def read_shown(file: File, layout: Layout, *, text: Sequence[str]) -> Table:
     """JSON lines, CSV or TSV whose header names the `text` columns, or a text a line: as the first line shows."""
-    with file.text(encoding) as lines:
+    with file.text() as lines:
         first = lines.readline()
         lines.seek(0)
         if not any(line.strip() for line in lines):
@@ -138,12 +140,13 @@ def read_shown(file: File, encoding: str, layout: Layout, *, text: Sequence[str]
     )
 
 
-def in_its_encoding(file: File, layout: Layout, reader: "TextReader", otherwise: str) -> Table:
+def in_its_encoding(file: File, layout: Layout, reader: "Reader", otherwise: str) -> Table:
     """What the reader reads, in the encoding that was told, or in UTF-8, or else in the one that the file shows."""
     failed: UserError | None = None
     for encoding in encodings(file, layout.encoding, otherwise):
         try:
-            table = reader(file, encoding, layout)
+            with in_utf8(file, encoding) as readable:
+                table = reader(readable, layout)
         except UnicodeDecodeError as error:
             failed = failed or not_encoded(file, encoding, error)
             continue
@@ -202,19 +205,19 @@ def not_encoded(file: File, encoding: str, error: UnicodeDecodeError) -> UserErr
     )
 
 
-def read_text(file: File, encoding: str, layout: Layout) -> Table:
+def read_text(file: File, layout: Layout) -> Table:
     """A .txt file: TSV where tabs cut its first lines into equal rows, a label and a text a line, or a text a line."""
-    lines = first_lines(file, encoding)
+    lines = first_lines(file)
     if layout.label_first or (lines and all(LABELLED.match(line) for line in lines if line.strip())):
-        with file.text(encoding) as whole:
+        with file.text() as whole:
             return replace(
                 labelled_lines(whole, file.name),
                 notes=(f"{file.title} is read as a label and a text a line",),
             )
     if layout.delimiter != "auto" or shown_delimiter(lines, "\t") == "\t":
-        table = read_delimited(file, encoding, layout, usual="\t")
+        table = read_delimited(file, layout, usual="\t")
         return replace(table, notes=(*table.notes, f"{file.title} is read as a table with tabs between its fields"))
-    with file.text(encoding) as whole:
+    with file.text() as whole:
         return lines_as_texts(whole, file.name, "text")
 
 
@@ -245,13 +248,15 @@ def read_parquet(file: File, layout: Layout) -> Table:
 
     try:
         with file.bytes() as content:
-            return Table(pq.read_table(content), file.name)
+            whole = pq.ParquetFile(content, buffer_size=2**20)
+            batches = map(pa.Table.from_batches, ([batch] for batch in whole.iter_batches(CHUNK_ROWS)))
+            return Table(gathered(chain([whole.schema_arrow.empty_table()], batches)), file.name)
     except pa.ArrowInvalid as error:
         raise UserError(f"{file.name}: not a whole Parquet file: {error}", fix="write or download it again") from None
 
 
-TextReader: TypeAlias = Callable[[File, str, Layout], Table]
-TEXT_READERS: dict[str, TextReader] = {
+Reader: TypeAlias = Callable[[File, Layout], Table]
+TEXT_READERS: dict[str, Reader] = {
     "csv": partial(read_delimited, usual=","),
     "tsv": partial(read_delimited, usual="\t"),
     "txt": read_text,
@@ -259,7 +264,7 @@ TEXT_READERS: dict[str, TextReader] = {
     "json": read_json,
     "conll": read_conll,
 }
-BINARY_READERS: dict[str, Callable[[File, Layout], Table]] = {"parquet": read_parquet, "xlsx": read_excel}
+BINARY_READERS: dict[str, Reader] = {"parquet": read_parquet, "xlsx": read_excel}
 READERS = {**TEXT_READERS, **BINARY_READERS}
 FORMATS = ", ".join(f".{name}" for name in READERS)
 

@@ -1,6 +1,7 @@
 """A table whose rows know where they came from."""
 
 import hashlib
+from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from types import NoneType
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from kitune.data.mapped import gathered
 from kitune.errors import UserError
 
 Rows = NDArray[np.int64]
@@ -83,35 +85,36 @@ class Table:
 
 def assemble(rows: Iterable[tuple[int, Mapping[str, Any]]], source: str) -> Table:
     """Arrow chunks from numbered rows; a key that a row lacks is an empty cell."""
-    lines: list[int] = []
-    chunks: list[pa.Table] = []
+    lines = array("q")
     pending: list[Mapping[str, Any]] = []
     names: dict[str, None] = {}
 
-    def flush() -> None:
+    def chunk() -> pa.Table:
         try:
-            chunks.append(pa.table({name: arrow_column([row.get(name) for row in pending]) for name in names}))
+            return pa.table({name: arrow_column([row.get(name) for row in pending]) for name in names})
         except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, UnicodeEncodeError) as error:
             place = f"{source}, lines {lines[-len(pending)]} to {lines[-1]}"
             mixed = isinstance(error, pa.ArrowInvalid | pa.ArrowTypeError)
             what = "a column mixes types" if mixed else "a value that no column holds"
             fix = "use one type in each column" if mixed else "correct the value; a long number may stand in quotes"
             raise UserError(f"{place}: {what}: {error}", fix=fix) from None
-        pending.clear()
 
-    for line, row in rows:
-        lines.append(line)
-        names |= dict.fromkeys(row)
-        pending.append(row)
-        if len(pending) == CHUNK_ROWS:
-            flush()
-    if pending or not chunks:
-        flush()
+    def chunks() -> Iterator[pa.Table]:
+        for line, row in rows:
+            lines.append(line)
+            names.update(dict.fromkeys(row))
+            pending.append(row)
+            if len(pending) == CHUNK_ROWS:
+                yield chunk()
+                pending.clear()
+        if pending or not lines:
+            yield chunk()
+
     try:
-        data = pa.concat_tables(chunks, promote_options="permissive")
+        data = gathered(chunks())
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise UserError(f"{source}: a column mixes types: {error}", fix="use one type in each column") from None
-    return Table(data, source, np.asarray(lines, dtype=np.int64))
+    return Table(data, source, np.frombuffer(lines, dtype=np.int64) if lines else np.zeros(0, dtype=np.int64))
 
 
 def arrow_column(values: list[Any]) -> pa.Array:

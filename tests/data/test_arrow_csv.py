@@ -7,7 +7,6 @@ import pytest
 from kitune.config import Layout
 from kitune.data import arrow_csv, delimited
 from kitune.data.arrow_csv import plain_rows
-from kitune.data.cache import cache_folder
 from kitune.data.files import File
 from kitune.data.read import read_table
 from kitune.data.table import Table
@@ -46,12 +45,12 @@ def file_at(path: Path) -> File:
     return File(path, str(path), "csv")
 
 
-def by_field(path: Path, monkeypatch: pytest.MonkeyPatch, encoding: str = "utf-8-sig") -> Table | str:
+def by_field(path: Path, monkeypatch: pytest.MonkeyPatch) -> Table | str:
     """What the csv module makes of a file: a table, or the refusal."""
     with monkeypatch.context() as patch:
         patch.setattr(delimited, "plain_rows", lambda *_, **__: None)
         try:
-            return read_table(path, layout=Layout(encoding=encoding))
+            return read_table(path, layout=Layout(encoding="utf-8"))
         except UserError as error:
             return str(error)
 
@@ -88,11 +87,10 @@ def test_a_file_that_is_read_by_arrow_gives_what_the_csv_module_gives(
             lines.append(delimiter.join(fields))
         content = end.join(lines) + chance.choice(["", end])
         path.write_bytes(content.encode(chance.choice(["utf-8", "utf-8", "utf-8-sig"])))
-        encoding = chance.choice(["utf-8-sig", "utf-8-sig", "utf-8"])
-        table = plain_rows(file_at(path), encoding, delimiter)
+        table = plain_rows(file_at(path), delimiter)
         if table is None:
             continue
-        expected = by_field(path, monkeypatch, encoding)
+        expected = by_field(path, monkeypatch)
         if not len(table):
             assert "it has no rows" in str(expected), content
             continue
@@ -121,42 +119,10 @@ def test_a_file_that_is_read_by_arrow_gives_what_the_csv_module_gives(
 def test_what_is_not_plain_is_left_to_the_csv_module(tmp_path: Path, content: str) -> None:
     path = tmp_path / "rows.csv"
     path.write_bytes(content.encode())
-    assert plain_rows(file_at(path), "utf-8-sig", ",") is None
+    assert plain_rows(file_at(path), ",") is None
 
 
-def test_other_encodings_and_wrong_bytes_are_left_to_the_csv_module(tmp_path: Path) -> None:
+def test_bytes_that_are_not_utf8_are_left_to_the_csv_module(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_bytes("text\n日本\n".encode("cp932"))
-    assert plain_rows(file_at(path), "cp932", ",") is None
-    assert plain_rows(file_at(path), "utf-8-sig", ",") is None
-    assert plain_rows(file_at(path), "klingon", ",") is None
-
-
-def test_a_large_file_is_mapped_from_the_cache_and_follows_its_content(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(arrow_csv, "MAPPED_BYTES", 100)
-    monkeypatch.setattr(arrow_csv, "BLOCK_BYTES", 64)
-    path = tmp_path / "rows.csv"
-    path.write_text("text,label\n" + "".join(f'"row\n{i}",{i % 2}\n' for i in range(50)))
-    first = read_table(path)
-    expected = by_field(path, monkeypatch)
-    assert isinstance(expected, Table)
-    assert same(first, expected)
-    assert isinstance(first.lines, np.memmap)
-    assert same(read_table(path), expected)
-    assert len([*cache_folder().glob("tables/*")]) == 1
-    path.write_text(path.read_text().replace("row\n7", "raw\n7"))
-    assert read_table(path).texts("text")[7] == "raw\n7"
-    assert len([*cache_folder().glob("tables/*")]) == 2
-
-
-def test_a_large_file_is_read_into_memory_where_no_cache_can_be_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(arrow_csv, "MAPPED_BYTES", 10)
-    (tmp_path / "file").write_text("in the way")
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "file"))
-    path = tmp_path / "rows.csv"
-    path.write_text("text,label\na,1\nb,2\n")
-    assert read_table(path).texts("text") == ["a", "b"]
+    assert plain_rows(file_at(path), ",") is None
