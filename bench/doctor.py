@@ -60,8 +60,8 @@ def run_size(told: Line) -> Line:
     with tempfile.TemporaryDirectory(dir=told["folder"]) as home:
         os.environ["HF_HOME"] = home  # an empty cache
         from kitune.config import DoctorOptions, RunOptions
+        from kitune.diagnosis import diagnose
         from kitune.model.encoder import load_pretrained, model_folder
-        from kitune.prepare import diagnose
 
         load_pretrained(model_folder("starter"), "single-label", ("no", "yes"))  # imports what a training imports
         memory, began = PeakMemory(os.getpid()), time.perf_counter()

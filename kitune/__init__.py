@@ -5,17 +5,21 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from kitune.diagnosis import doctor
     from kitune.errors import UserError
+    from kitune.facts import inspect
     from kitune.finetune import Run, train
     from kitune.predict import Model, load
 
-__all__ = ["Model", "Run", "UserError", "__version__", "load", "train"]
+__all__ = ["Model", "Run", "UserError", "__version__", "doctor", "inspect", "load", "train"]
 
 _HOMES = {
     "Run": "kitune.finetune",
     "train": "kitune.finetune",
     "Model": "kitune.predict",
     "load": "kitune.predict",
+    "doctor": "kitune.diagnosis",
+    "inspect": "kitune.facts",
     "UserError": "kitune.errors",
 }
 

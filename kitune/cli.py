@@ -105,17 +105,12 @@ def inspect(
     json: Json = False,
 ) -> None:
     """Show what a data set holds, or the shape of a model."""
-    from kitune.config import RunOptions, parse_set, with_values
-    from kitune.inspect import inspect_data, inspect_model, is_model
-    from kitune.show import show_data, show_json, show_model
+    from kitune.config import parse_set
+    from kitune.facts import inspect as facts_of
+    from kitune.show import show, show_json
 
-    if is_model(what):
-        model_facts = inspect_model(what)
-        show_json(model_facts) if json else show_model(model_facts)
-    else:
-        options = with_values(RunOptions(), parse_set(set_ or [])).data
-        facts = inspect_data(what, split=split, where=where, count=count, options=options)
-        show_json(facts.as_json()) if json else show_data(facts)
+    facts = facts_of(what, split=split, where=where, count=count, options=parse_set(set_ or []))
+    show_json(facts.as_json()) if json else show(facts.blocks())
 
 
 @app.command()
@@ -134,24 +129,23 @@ def doctor(
     json: Json = False,
 ) -> None:
     """Find what is wrong with DATA for a model before any training; exit code 1 where there are errors."""
-    from kitune.config import RunOptions, parse_set, with_values
-    from kitune.prepare import diagnose
+    from kitune.config import parse_set
+    from kitune.diagnosis import doctor as diagnosed
     from kitune.show import show_findings, show_json
 
-    named = {
-        "model": model,
-        "task": task,
-        "data.text": tuple(text) if text else None,
-        "data.label": label,
-        "data.long_texts": long_texts,
-    }
-    told = {name: value for name, value in named.items() if value is not None} | parse_set(set_ or [])
-    options = with_values(RunOptions(), told)
-    sources = {"train": data, "valid": valid, "test": test}
-    findings = diagnose(options, {part: source for part, source in sources.items() if source is not None})
-    findings = [finding for finding in findings if finding.code not in options.doctor.allow]
+    told = parse_set(set_ or []) | ({"data.long_texts": long_texts} if long_texts else {})
+    findings = diagnosed(
+        data,
+        model=model,
+        valid=valid,
+        test=test,
+        text=text or None,
+        label=label,
+        task=task,  # type: ignore[arg-type]
+        options=told,
+    )
     show_json([finding.as_json() for finding in findings]) if json else show_findings(findings)
-    raise typer.Exit(any(finding.severity == "error" for finding in findings))
+    raise typer.Exit(int(any(finding.severity == "error" for finding in findings)))
 
 
 @app.command()
@@ -233,7 +227,8 @@ def cache(
     """Show what is kept under HF_HOME: token ids, models, data sets; or delete it."""
     from kitune.data.cache import cache_folder, kept
     from kitune.data.cache import clear as clear_cache
-    from kitune.show import in_bytes, show_json, show_table
+    from kitune.notebook import Grid
+    from kitune.show import in_bytes, show, show_json
 
     if clear is not None:
         gone = clear_cache(clear)
@@ -243,8 +238,8 @@ def cache(
     if json:
         show_json([{**vars(entry), "folder": str(entry.folder)} for entry in there])
         return
-    print(f"caches under {cache_folder().parent} (HF_HOME)")
-    show_table(("name", "what", "items", "size"), [(e.name, e.what, e.items, in_bytes(e.size)) for e in there])
+    rows = [(entry.name, entry.what, entry.items, in_bytes(entry.size)) for entry in there]
+    show([f"caches under {cache_folder().parent} (HF_HOME)", Grid(("name", "what", "items", "size"), rows)])
 
 
 def require_one_process(name: str) -> None:

@@ -14,12 +14,14 @@ from kitune.data.encode import Encoded, sample_lengths
 from kitune.data.parts import Parts, read_parts
 from kitune.data.read import Source
 from kitune.data.sources import PARTS
+from kitune.diagnosis import examined
 from kitune.errors import UserError, command, numbered
 from kitune.evaluate.score import Predictions, outputs, plan_prediction, score, threshold_of
 from kitune.metrics import Metrics, table_line
 from kitune.model.engine import slow_down
+from kitune.notebook import Block, Grid, Shown
 from kitune.predict import Model, load, load_to_answer, write_predictions
-from kitune.prepare import encode_parts, examined, expected, network_for, settle, training_for
+from kitune.prepare import asked, encode_parts, expected, network_for, settle, training_for
 from kitune.resume import (
     not_finite,
     noted,
@@ -49,7 +51,7 @@ from kitune.training.loop import Interrupted, NotFinite, State, Training, fit
 
 
 @dataclass(frozen=True)
-class Run:
+class Run(Shown):
     """A finished training.
 
     Attributes:
@@ -69,6 +71,12 @@ class Run:
     def model(self) -> Model:
         """The best model, loaded when it is first used."""
         return load(self.folder)
+
+    def blocks(self) -> list[Block]:
+        """Where it is, and its scores."""
+        names = list(dict.fromkeys(name for scores in self.metrics.values() for name in scores))
+        rows = [(part, *(scores.get(name) for name in names)) for part, scores in self.metrics.items()]
+        return [f"run in {self.folder}", Grid(("best/ on", *names), rows)]
 
     def predict(self, data: Any) -> Predictions:
         """Answers for texts, pairs or a table, a row out for a row in, in the same order (see `Model.predict`)."""
@@ -109,15 +117,8 @@ def train(
         UserError: a mistake that can be mended; it says what, where, and how.
     """
     base = load_yaml(Path(config)) if config is not None else RunOptions()
-    named: dict[str, Any] = {
-        "model": model,
-        "task": task,
-        "data.text": (text,) if isinstance(text, str) else text,
-        "data.label": label,
-    }
     sources = {part: source for part, source in zip(PARTS, (data, valid, test), strict=True) if source is not None}
-    named |= {f"data.{part}": whole_name(source) for part, source in sources.items() if isinstance(source, str | Path)}
-    changes = {name: value for name, value in named.items() if value is not None} | dict(options or {})
+    changes = asked(sources, model=model, text=text, label=label, task=task, options=options)
     if resume is not None:
         if config is not None or out is not None:
             raise UserError(
@@ -125,13 +126,7 @@ def train(
                 fix="leave them out; --set train.epochs=N gives it more epochs",
             )
         return go_on(resume.folder if isinstance(resume, Run) else Path(resume), changes, sources)
-    asked = with_values(base, changes, where="--set")
-    return finetune(asked, sources, out)
-
-
-def whole_name(source: str | Path) -> str:
-    """A whole path, because a run may be resumed from another folder; the name of a hub data set as it is."""
-    return str(Path(source).resolve()) if Path(source).exists() else str(source)
+    return finetune(with_values(base, changes, where="--set"), sources, out)
 
 
 def finetune(options: RunOptions, sources: Mapping[str, Source], out: str | Path | None) -> Run:

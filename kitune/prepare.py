@@ -1,33 +1,57 @@
-"""What stands ready before the first step: the network, settled options, token ids, findings, and all of it as a `Training`."""
+"""What stands ready before the first step: the network, settled options, token ids, and all of it as a `Training`."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kitune.config import RunOptions, checked
+from kitune.config import RunOptions, TaskName, checked
 from kitune.data.batches import BatchPlan
-from kitune.data.doctor import Case, examine
-from kitune.data.encode import Encoded, choose_max_length, encode, sample_lengths
+from kitune.data.encode import Encoded, choose_max_length, encode
 from kitune.data.labels import class_weights, weight_array
 from kitune.data.long_texts import LongTexts
-from kitune.data.parts import Parts, label_shares, read_parts
+from kitune.data.parts import Parts, label_shares
 from kitune.data.read import Source
-from kitune.doctor import findings_of, worth_saying
 from kitune.errors import UserError
-from kitune.findings import Finding, in_order
+from kitune.findings import Finding
 from kitune.model.encoder import Pretrained, load_pretrained, model_folder
 from kitune.model.engine import kernels_for, speed_up
 from kitune.model.vocabulary import use_rows
 from kitune.tasks import TASKS
 from kitune.training.defaults import resolve
-from kitune.training.devices import DTYPES, Machine, connect
+from kitune.training.devices import DTYPES, Machine
 from kitune.training.loop import Epochs, State, Training
 from kitune.training.optimizer import FlatAdamW
 from kitune.training.probe import estimate
+
+
+def asked(
+    sources: Mapping[str, Source],
+    *,
+    model: str | None,
+    text: str | Sequence[str] | None,
+    label: str | None,
+    task: TaskName | None,
+    options: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """What the arguments of a call in Python say, as options by name."""
+    named: dict[str, Any] = {
+        "model": model,
+        "task": task,
+        "data.text": (text,) if isinstance(text, str) else text,
+        "data.label": label,
+    }
+    named |= {f"data.{part}": whole_name(source) for part, source in sources.items() if isinstance(source, str | Path)}
+    return {name: value for name, value in named.items() if value is not None} | dict(options or {})
+
+
+def whole_name(source: str | Path) -> str:
+    """A whole path, because a run may be resumed from another folder; the name of a hub data set as it is."""
+    return str(Path(source).resolve()) if Path(source).exists() else str(source)
 
 
 def network_for(parts: Parts) -> Pretrained:
@@ -111,56 +135,6 @@ def encode_parts(parts: Parts, pretrained: Pretrained, options: RunOptions, mach
         return encoded
 
     return machine.first_makes(all_parts)
-
-
-def examined(
-    parts: Parts,
-    pretrained: Pretrained,
-    encoded: Mapping[str, Encoded],
-    lengths: NDArray[np.int64],
-    options: RunOptions,
-    machine: Machine,
-) -> list[Finding]:
-    """What the doctor finds, said by the first process; an error ends every process with the same sentence."""
-    max_length = options.data.max_length
-    assert isinstance(max_length, int)
-    findings = machine.first_makes(lambda: findings_of(parts, encoded, pretrained.tokenizer, lengths, max_length))
-    for finding in worth_saying(findings, options.doctor.allow):
-        machine.say(f"{finding.severity}: {finding.line()}")
-    return findings
-
-
-def diagnose(options: RunOptions, sources: Mapping[str, Source]) -> list[Finding]:
-    """Every finding about a data set for a model, the severe ones first, and what a training would take.
-
-    All that a training does before its first step, and nothing of it is kept but the caches.
-
-    Args:
-        sources: by part: train, valid, test.
-
-    Raises:
-        UserError: there is no such file or model, or no column can be chosen.
-    """
-    machine = connect(options.engine, alone=True)
-    try:
-        parts, said = read_parts(options, sources, examined=True)
-    except UserError as error:
-        if error.in_rows:
-            return [Finding("unreadable", error.problem, error.fix)]
-        raise
-    for sentence in said:
-        machine.say(sentence)
-    if len(parts.names) < 2 and parts.task == "single-label":
-        return in_order([*parts.found, *examine(Case(parts))])
-    pretrained = network_for(parts)
-    lengths = sample_lengths(parts.tables["train"], parts.columns.text, pretrained.tokenizer)
-    resolved = settle(parts, pretrained, lengths, machine)
-    encoded = encode_parts(parts, pretrained, resolved, machine)
-    findings = findings_of(parts, encoded, pretrained.tokenizer, lengths, int(resolved.data.max_length))
-    if "estimate" in options.doctor.allow or any(finding.severity == "error" for finding in findings):
-        return findings
-    training = training_for(parts, pretrained, encoded, resolved, machine)
-    return findings + expected(training, encoded, resolved)
 
 
 def training_for(

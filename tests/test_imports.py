@@ -9,14 +9,15 @@ from typing import Any
 
 PACKAGE = Path(__file__).parents[1] / "kitune"
 CHAIN = (
-    ("config", "errors", "findings", "metrics"),
+    ("config", "errors", "findings", "metrics", "notebook"),
     ("data",),
     ("model", "tasks"),
     ("evaluate",),
     ("training",),
     ("run_folder",),
-    ("doctor", "resume"),
-    ("inspect", "predict", "prepare"),
+    ("resume",),
+    ("facts", "predict", "prepare"),
+    ("diagnosis",),
     ("finetune",),
     ("show",),
     ("cli",),

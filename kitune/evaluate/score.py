@@ -1,7 +1,7 @@
 """Outputs of a network for every row, in input order, always."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -14,16 +14,19 @@ from kitune.data.batches import collate
 from kitune.data.encode import Encoded
 from kitune.data.table import Rows
 from kitune.metrics import Metrics, best_threshold
+from kitune.notebook import Block, Grid, Shown
 from kitune.tasks import TASKS
 
 # Rows are sorted by length within windows of so many, and cut into micro-batches of so many tokens, padding counted: what
 # fits the cache of a CPU core runs faster than what does not, whatever the batch the network was trained with.
 WINDOW_ROWS = 8_192
 MICRO_BATCH_TOKENS = 2_560
+# What a notebook shows of answers.
+SHOWN_ROWS, SHOWN_LABELS = 10, 10
 
 
 @dataclass(frozen=True)
-class Predictions:
+class Predictions(Shown):
     """A row of outputs for each row that went in, in the same order.
 
     Attributes:
@@ -44,6 +47,17 @@ class Predictions:
     def labels(self) -> list[Any]:
         """The answer for each row: a name, a list of names, or a number."""
         return TASKS[self.task].decode(self.logits, self.label_names, self.threshold)
+
+    def blocks(self) -> list[Block]:
+        """The first answers, with the probability of each label."""
+        head = replace(self, logits=self.logits[:SHOWN_ROWS])
+        more = [f"and {len(self) - SHOWN_ROWS:,} more"] if len(self) > SHOWN_ROWS else []
+        answers = [", ".join(answer) if isinstance(answer, list) else answer for answer in head.labels]
+        shares, names = head.probabilities, self.label_names
+        if shares is None or len(names) > SHOWN_LABELS:
+            return [Grid(("row", "answer"), list(enumerate(answers))), *more]
+        rows = [(i, answer, *map(float, shares[i])) for i, answer in enumerate(answers)]
+        return [Grid(("row", "answer", *(f"p({name})" for name in names)), rows), *more]
 
     @property
     def probabilities(self) -> NDArray[np.float64] | None:

@@ -1,7 +1,6 @@
 """Where the network runs: device, precision, threads, and the other processes, through Accelerate."""
 
 import os
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from kitune.config import EngineOptions, Precision
 from kitune.errors import UserError, command
+from kitune.notebook import speech
 
 Made = TypeVar("Made")
 
@@ -68,9 +68,9 @@ class Machine:
         return make() if made is None else made
 
     def say(self, sentence: str) -> None:
-        """Say a sentence once, beside the bars on standard error."""
+        """Say a sentence once, beside the bars."""
         if self.is_first:
-            print(sentence, file=sys.stderr, flush=True)
+            print(sentence, file=speech(), flush=True)
 
     def describe(self) -> str:
         """The sentence that is said at the start."""

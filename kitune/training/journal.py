@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
+from tqdm.auto import tqdm as notebook_bar
+
+from kitune.notebook import in_notebook, speech
 
 
 def resident_mb() -> float:
@@ -38,13 +41,13 @@ class Journal:
         self.end()
         if self._writes:
             plain = "utf" not in (getattr(sys.stderr, "encoding", "") or "").lower()
-            self._bar = tqdm(
+            self._bar = (notebook_bar if in_notebook() else tqdm)(
                 total=total,
                 initial=done,
                 desc=f"[Epoch {epoch}] [{name}]",
                 ascii=plain,
                 dynamic_ncols=True,
-                disable=None,
+                disable=False if in_notebook() else None,  # None: not where nobody looks
                 mininterval=0.5,
             )
         self._clock, self._tokens = time.perf_counter(), 0
@@ -87,7 +90,7 @@ class Journal:
     def say(self, text: str) -> None:
         """A line that does not tear the bar."""
         if self._writes:
-            tqdm.write(text, file=sys.stderr)
+            tqdm.write(text, file=speech())
 
     def close(self) -> None:
         """Close bar and file."""

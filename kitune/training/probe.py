@@ -104,8 +104,6 @@ def tried(training: Training, rows: Rows) -> float:
 
 def in_time(seconds: float) -> str:
     """`40 s`, `12 min 5 s` or `3.5 h`."""
-    if seconds < 1:
-        return "less than 1 s"
     if seconds < 90:
-        return f"{seconds:.0f} s"
+        return f"{max(1.0, seconds):.0f} s"
     return f"{seconds // 60:.0f} min {seconds % 60:.0f} s" if seconds < 5400 else f"{seconds / 3600:.1f} h"

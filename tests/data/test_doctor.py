@@ -15,8 +15,8 @@ from kitune.config import RunOptions, with_values
 from kitune.data.mojibake import misread
 from kitune.data.near import near_duplicates, resemblance
 from kitune.data.read import read_table
+from kitune.diagnosis import diagnose
 from kitune.findings import CODES, Finding
-from kitune.prepare import diagnose
 from tests.conftest import WORDS
 
 Row = dict[str, str]
@@ -361,7 +361,7 @@ def test_a_valid_part_that_was_cut_from_train_is_looked_at_with_it(tmp_path: Pat
 
 
 def test_findings_are_kept_by_content(tmp_path: Path, told: RunOptions, monkeypatch: pytest.MonkeyPatch) -> None:
-    import kitune.doctor
+    import kitune.diagnosis
 
     planting = Planting(1)
     planting.empty_texts()
@@ -369,7 +369,7 @@ def test_findings_are_kept_by_content(tmp_path: Path, told: RunOptions, monkeypa
     options = with_values(told, {"engine.cache": True})
     first = diagnose(options, paths)
     with monkeypatch.context() as patch:
-        patch.setattr(kitune.doctor, "examine", lambda case: pytest.fail("looked at again"))
+        patch.setattr(kitune.diagnosis, "examine", lambda case: pytest.fail("looked at again"))
         assert diagnose(options, paths) == first
     planting.parts["train"][0]["text"] += " &amp;"
     assert diagnose(options, planting.write(tmp_path)) != first

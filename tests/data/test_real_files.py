@@ -10,9 +10,9 @@ import pytest
 from kitune.config import Layout, RunOptions, with_values
 from kitune.data.read import read_table
 from kitune.data.sources import parts_in
+from kitune.diagnosis import diagnose
 from kitune.errors import UserError
 from kitune.findings import Finding
-from kitune.prepare import diagnose
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 pytestmark = [pytest.mark.real, pytest.mark.skipif(not DATA.is_dir(), reason="the real data sets are not here")]

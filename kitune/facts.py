@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from kitune.config import DataOptions
+from kitune.config import DataOptions, RunOptions, with_values
 from kitune.data.columns import choose_columns, is_text, require_columns
 from kitune.data.hub import looks_like_hub_name
 from kitune.data.labels import guess_task, label_lists, label_names
@@ -20,13 +20,14 @@ from kitune.data.sources import only_part, parts_in
 from kitune.data.table import Table, lengths_of
 from kitune.errors import UserError
 from kitune.metrics import Metrics
+from kitune.notebook import Block, Grid, Shown, in_words
 
 QUARTILES = (0, 25, 50, 75, 100)
 MOST_LABELS = 100
 
 
 @dataclass(frozen=True)
-class DataFacts:
+class DataFacts(Shown):
     """What `kitune inspect DATA` shows; `as_json` is its whole.
 
     Attributes:
@@ -48,6 +49,76 @@ class DataFacts:
 
     def as_json(self) -> dict[str, Any]:
         return dict(vars(self))
+
+    def blocks(self) -> list[Block]:
+        """Its parts, columns, labels and first rows."""
+        blocks: list[Block] = [f"{self.source}: {self.rows:,} rows, {len(self.columns)} columns"]
+        if self.splits:
+            blocks.append("parts: " + ", ".join(f"{part} {rows:,}" for part, rows in self.splits.items()))
+        blocks += self.notes
+        header = ("column", "type", "filled", "different", "characters (least, quartiles, most)")
+        rows = [
+            (
+                column["name"] or "(no name)",
+                column["type"],
+                column["filled"],
+                column.get("different", ""),
+                "  ".join(f"{size:,}" for size in column.get("characters", ())),
+            )
+            for column in self.columns
+        ]
+        blocks += ["", Grid(header, rows)]
+        if self.label is not None:
+            blocks += ["", f"task: {self.task}; label: {self.label}; text: {' and '.join(self.text)}"]
+        if self.labels:
+            whole = max(1, sum(self.labels.values()))
+            shares = [(name, count, f"{count / whole:.1%}") for name, count in self.labels.items()]
+            blocks.append(Grid(("label", "rows", "share"), shares))
+        for number, row in enumerate(self.first):
+            cells = [(name or "(no name)", value) for name, value in row.items()]
+            blocks += ["", f"row {number}", Grid(("", ""), cells)]
+        return blocks
+
+
+class ModelFacts(dict[str, Any], Shown):
+    """What `kitune inspect MODEL` shows, by name."""
+
+    def as_json(self) -> dict[str, Any]:
+        return dict(self)
+
+    def blocks(self) -> list[Block]:
+        """A fact a line."""
+        rows: list[tuple[str, Any]] = []
+        for name, value in self.items():
+            if isinstance(value, Mapping):
+                rows += [(name, ""), *((f"- {part}", number) for part, number in value.items())] if value else []
+            elif value not in (None, []):
+                rows.append((name, ", ".join(value) if isinstance(value, list) else value))
+        return [Grid(("", ""), [(name, in_words(value)) for name, value in rows])]
+
+
+def inspect(
+    what: Source,
+    *,
+    split: str | None = None,
+    where: str | None = None,
+    count: int = 5,
+    options: Mapping[str, Any] | None = None,
+) -> DataFacts | ModelFacts:
+    """What a data set or a model is.
+
+    Args:
+        what: `starter`, a run, a model's folder or hub name; or whatever `kitune.train` takes as data.
+        split, where, count: of data (see `inspect_data`).
+        options: of data, by name: `{"data.encoding": "cp932"}`.
+
+    Raises:
+        UserError: there is no such data or model.
+    """
+    if isinstance(what, str | Path) and is_model(str(what)):
+        return inspect_model(str(what))
+    told = with_values(RunOptions(), options or {}).data
+    return inspect_data(what, split=split, where=where, count=count, options=told)
 
 
 def inspect_data(
@@ -181,7 +252,7 @@ def on_hub_as_model(name: str) -> bool:
     return True
 
 
-def inspect_model(name: str, revision: str | None = None) -> dict[str, Any]:
+def inspect_model(name: str, revision: str | None = None) -> ModelFacts:
     """Architecture, sizes, tokenizer, label names and pooling of a model.
 
     Raises:
@@ -201,7 +272,7 @@ def inspect_model(name: str, revision: str | None = None) -> dict[str, Any]:
         n.startswith("LABEL_") for n in names
     )
     from_run = (folder / "run.yaml").exists()
-    return {
+    facts = {
         "model": name,
         "folder": str(folder),
         "architecture": (config.architectures or [type(network).__name__])[0],
@@ -222,6 +293,7 @@ def inspect_model(name: str, revision: str | None = None) -> dict[str, Any]:
         "pooling": pooling_of(folder),
         "metrics": metrics_of(folder) if from_run else {},
     }
+    return ModelFacts(facts)
 
 
 def algorithm_of(tokenizer: Any) -> str | None:

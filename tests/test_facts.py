@@ -10,7 +10,7 @@ import pytest
 
 import kitune
 from kitune.cli import main
-from kitune.inspect import inspect_data, inspect_model
+from kitune.facts import inspect_data, inspect_model
 from tests.conftest import WORDS
 
 ROWS = [{"text": f"本当に good film {i}", "stars": str(1 + i % 5), "note": "" if i % 2 else "x"} for i in range(50)]
@@ -91,7 +91,7 @@ def test_tables_fit_80_columns_in_any_encoding(tmp_path: Path, encoding: str) ->
 def test_a_file_is_looked_at_without_torch_or_pandas(tmp_path: Path) -> None:
     path = write_csv(tmp_path / "rows.csv", ROWS)
     code = (
-        f"import sys; from kitune.inspect import inspect_data; inspect_data({str(path)!r}); "
+        f"import sys; from kitune.facts import inspect_data; inspect_data({str(path)!r}); "
         "print([name for name in ('torch', 'pandas', 'datasets', 'transformers', 'scipy', 'sklearn') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

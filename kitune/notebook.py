@@ -1,0 +1,77 @@
+"""What a notebook shows: tables as tables, and sentences where they are not painted red."""
+
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+from typing import Any, TextIO, TypeAlias
+
+
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook."""
+    shell = sys.modules.get("IPython")
+    return shell is not None and getattr(shell.get_ipython(), "kernel", None) is not None
+
+
+def speech() -> TextIO:
+    """Where sentences about the work go: beside the answers, on standard error; but notebooks show that as a failure."""
+    return sys.stdout if in_notebook() else sys.stderr
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table to be shown: the names of its columns, and rows of texts and numbers."""
+
+    header: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+
+
+# A sentence, or a table.
+Block: TypeAlias = str | Grid
+
+
+class Shown:
+    """What has sentences and tables: a terminal prints them, a notebook shows them."""
+
+    def blocks(self) -> list[Block]:
+        """The sentences and tables, in order."""
+        raise NotImplementedError
+
+    def _repr_html_(self) -> str:
+        return as_html(self.blocks())
+
+
+def as_html(blocks: Iterable[Block]) -> str:
+    """Sentences and tables as HTML; numbers stand to the right, and an empty sentence, a terminal's empty line, is none."""
+    parts = (html_table(block) if isinstance(block, Grid) else f"<p>{escape(block)}</p>" for block in blocks if block)
+    return "\n".join(parts)
+
+
+def html_table(grid: Grid) -> str:
+    """A table as HTML."""
+    begin = '<td style="text-align: '
+    lines = [
+        "<tr>"
+        + "".join(f'{begin}{"right" if is_number(cell) else "left"}">{escape(in_words(cell))}</td>' for cell in row)
+        + "</tr>"
+        for row in grid.rows
+    ]
+    names = "".join(f'<th style="text-align: left">{escape(name)}</th>' for name in grid.header)
+    head = f"<thead><tr>{names}</tr></thead>" if any(grid.header) else ""
+    return f"<table>{head}<tbody>{''.join(lines)}</tbody></table>"
+
+
+def is_number(cell: Any) -> bool:
+    """Whether a cell is shown as a number."""
+    return isinstance(cell, int | float) and not isinstance(cell, bool)
+
+
+def in_words(cell: Any) -> str:
+    """A cell on one line."""
+    if isinstance(cell, bool):
+        return "yes" if cell else "no"
+    if isinstance(cell, int):
+        return f"{cell:,}"
+    if isinstance(cell, float):
+        return f"{cell:.4g}"
+    return " ".join(str(cell).split()) if cell is not None else ""
