@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from kitune.config import RunOptions, TaskName, with_values
 from kitune.data.cache import cache_folder, content_key, made_once
 from kitune.data.doctor import Case, Piece, examine
-from kitune.data.encode import Encoded, sample_lengths, tokenizer_content
+from kitune.data.encode import Encoded, tokenizer_content
 from kitune.data.parts import Parts, read_parts
 from kitune.data.read import Source
 from kitune.data.sources import PARTS
@@ -19,7 +19,7 @@ from kitune.errors import UserError
 from kitune.findings import Finding, in_order
 from kitune.model.encoder import Pretrained
 from kitune.notebook import Block, Grid, Shown
-from kitune.prepare import asked, encode_parts, expected, network_for, settle, training_for
+from kitune.prepare import asked, encode_parts, expected, lengths_in, network_for, settle, training_for
 from kitune.training.devices import Machine, connect
 
 # Raise it when a check changes, so that cached findings are made anew.
@@ -78,7 +78,7 @@ def diagnose(options: RunOptions, sources: Mapping[str, Source]) -> list[Finding
     if len(parts.names) < 2 and parts.task == "single-label":
         return in_order([*parts.found, *examine(Case(parts))])
     pretrained = network_for(parts)
-    lengths = sample_lengths(parts.tables["train"], parts.columns.text, pretrained.tokenizer)
+    lengths = lengths_in(parts, pretrained)
     resolved = settle(parts, pretrained, lengths, machine)
     encoded = encode_parts(parts, pretrained, resolved, machine)
     findings = findings_of(parts, encoded, pretrained.tokenizer, lengths, int(resolved.data.max_length))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from kitune.config import RunOptions, TaskName, load_yaml, with_values
-from kitune.data.encode import Encoded, sample_lengths
+from kitune.data.encode import Encoded
 from kitune.data.parts import Parts, read_parts
 from kitune.data.read import Source
 from kitune.data.sources import PARTS
@@ -21,7 +21,7 @@ from kitune.metrics import Metrics, table_line
 from kitune.model.engine import slow_down
 from kitune.notebook import Block, Grid, Shown
 from kitune.predict import Model, load, load_to_answer, write_predictions
-from kitune.prepare import asked, encode_parts, expected, network_for, settle, training_for
+from kitune.prepare import asked, encode_parts, expected, lengths_in, network_for, settle, training_for
 from kitune.resume import (
     not_finite,
     noted,
@@ -142,7 +142,7 @@ def finetune(options: RunOptions, sources: Mapping[str, Source], out: str | Path
     for sentence in pretrained.said:
         say(sentence)
     began = pretrained.fingerprints()
-    lengths = sample_lengths(parts.tables["train"], parts.columns.text, pretrained.tokenizer)
+    lengths = lengths_in(parts, pretrained)
     resolved = settle(parts, pretrained, lengths, machine)
     encoded = encode_parts(parts, pretrained, resolved, machine)
     findings = examined(parts, pretrained, encoded, lengths, resolved, machine)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from kitune.config import RunOptions, TaskName, checked
 from kitune.data.batches import BatchPlan
-from kitune.data.encode import Encoded, choose_max_length, encode
+from kitune.data.encode import Encoded, choose_max_length, encode, sample_lengths
 from kitune.data.labels import class_weights, weight_array
 from kitune.data.long_texts import LongTexts
 from kitune.data.parts import Parts, label_shares
@@ -65,6 +65,12 @@ def network_for(parts: Parts) -> Pretrained:
         dropout=options.train.dropout,
         label_shares=label_shares(parts),
     )
+
+
+def lengths_in(parts: Parts, pretrained: Pretrained) -> NDArray[np.int64]:
+    """Tokens of whole texts of train, from a sample, (sampled rows,)."""
+    table, cache = parts.tables["train"], parts.options.engine.cache
+    return sample_lengths(table, parts.columns.text, pretrained.tokenizer, cache=cache)
 
 
 def settle(parts: Parts, pretrained: Pretrained, lengths: NDArray[np.int64], machine: Machine) -> RunOptions:

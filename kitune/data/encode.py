@@ -207,11 +207,22 @@ def encoded_slices(
             yield pending.popleft().result()
 
 
-def sample_lengths(table: Table, text: Sequence[str], tokenizer: Any) -> NDArray[np.int64]:
-    """Tokens of whole texts, special ones included, of rows that are spread evenly over the table, (sampled rows,)."""
+def sample_lengths(table: Table, text: Sequence[str], tokenizer: Any, *, cache: bool = True) -> NDArray[np.int64]:
+    """Tokens of whole texts, special ones included, of rows that are spread evenly over the table, (sampled rows,).
+
+    With `cache` they are kept as the token ids are.
+    """
     step = max(1, math.ceil(len(table) / SAMPLE_ROWS))
     sample = table.take(np.arange(0, len(table), step))
-    return np.asarray([length for ids in encoded_slices(sample, text, tokenizer, None) for length in ids.lengths])
+
+    def lengths() -> NDArray[np.int64]:
+        return np.asarray([length for ids in encoded_slices(sample, text, tokenizer, None) for length in ids.lengths])
+
+    if not cache:
+        return lengths()
+    key = content_key(sample.fingerprint(text), tokenizer_content(tokenizer), "whole")
+    folder = kept_ids(key, lambda staging: lengths().tofile(staging / "lengths.bin"))
+    return np.fromfile(folder / "lengths.bin", np.int64)
 
 
 def choose_max_length(lengths: NDArray[np.int64], most: int) -> int:
@@ -244,14 +255,18 @@ def encode(
             return read_ids(Path(place), mapped=False)
     fit = str(max_length) if long_texts.how == "cut" else repr((max_length, long_texts))
     key = content_key(table.fingerprint(text), tokenizer_content(tokenizer), fit)
+    return read_ids(kept_ids(key, write), mapped=True)
+
+
+def kept_ids(key: str, write: Callable[[Path], None]) -> Path:
+    """The folder of the cache that is named by `key`, written where it is not there."""
     try:
-        folder = made_once(cache_folder() / "encoded" / key, write)
+        return made_once(cache_folder() / "encoded" / key, write)
     except OSError as error:
         raise UserError(
             f"{cache_folder()}: token ids cannot be kept there: {error.strerror or error}",
             fix="set HF_HOME to a folder that can be written, or --set engine.cache=false",
         ) from None
-    return read_ids(folder, mapped=True)
 
 
 def tokenizer_content(tokenizer: Any) -> str:
