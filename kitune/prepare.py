@@ -20,6 +20,7 @@ from kitune.errors import UserError
 from kitune.findings import Finding
 from kitune.model.encoder import Pretrained, load_pretrained, model_folder
 from kitune.model.engine import kernels_for, speed_up
+from kitune.model.memory import give_back
 from kitune.model.vocabulary import use_rows
 from kitune.tasks import TASKS
 from kitune.training.defaults import resolve
@@ -147,6 +148,7 @@ def training_for(
     parts: Parts, pretrained: Pretrained, encoded: Mapping[str, Encoded], options: RunOptions, machine: Machine
 ) -> Training:
     """All that does not change while the network learns; refuses settings that do not fit before anything is written."""
+    give_back()
     network, tokenizer, train = pretrained.network, pretrained.tokenizer, encoded["train"]
     if options.engine.gradient_checkpointing:
         network.activation_checkpointing_enable()

@@ -13,7 +13,7 @@ from kitune.data.cache import cache_folder
 from kitune.errors import UserError
 
 # Tables below this size stay in memory; of larger ones, so much of the rows is in memory at a time.
-MAPPED_BYTES = 32 * 2**20
+MAPPED_BYTES = 8 * 2**20
 
 
 def gathered(chunks: Iterable[pa.Table]) -> pa.Table:
@@ -30,9 +30,7 @@ def gathered(chunks: Iterable[pa.Table]) -> pa.Table:
     folder = writable_folder() if first.nbytes > MAPPED_BYTES else None
     whole = chain([first], blocks)
     del first  # or it would be in memory beside all that follow
-    data = joined(whole if folder is None else in_files(whole, folder))
-    pa.default_memory_pool().release_unused()
-    return data
+    return joined(whole if folder is None else in_files(whole, folder))
 
 
 def joined(tables: Iterable[pa.Table]) -> pa.Table:
