@@ -133,7 +133,7 @@ def doctor(
     from kitune.diagnosis import doctor as diagnosed
     from kitune.show import show_findings, show_json
 
-    told = parse_set(set_ or []) | ({"data.long_texts": long_texts} if long_texts else {})
+    told = ({} if long_texts is None else {"data.long_texts": long_texts}) | parse_set(set_ or [])
     findings = diagnosed(
         data,
         model=model,

@@ -23,7 +23,7 @@ from kitune.prepare import asked, encode_parts, expected, lengths_in, network_fo
 from kitune.training.devices import Machine, connect
 
 # Raise it when a check changes, so that cached findings are made anew.
-FORMAT = 2
+FORMAT = 3
 
 
 class Findings(tuple[Finding, ...], Shown):
@@ -44,7 +44,7 @@ def doctor(
     task: TaskName | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Findings:
-    """Find what is wrong with `data` for a model, before a training; the arguments are those of `kitune.train`.
+    """Find what is wrong with `data` for a model, before a training; the arguments mean what they mean there.
 
     Raises:
         UserError: there is no such file or model, or no column can be chosen.
@@ -82,7 +82,8 @@ def diagnose(options: RunOptions, sources: Mapping[str, Source]) -> list[Finding
     resolved = settle(parts, pretrained, lengths, machine)
     encoded = encode_parts(parts, pretrained, resolved, machine)
     findings = findings_of(parts, encoded, pretrained.tokenizer, lengths, int(resolved.data.max_length))
-    if "estimate" in options.doctor.allow or any(finding.severity == "error" for finding in findings):
+    allowed = options.doctor.allow
+    if "estimate" in allowed or any(found.severity == "error" and found.code not in allowed for found in findings):
         return findings
     training = training_for(parts, pretrained, encoded, resolved, machine)
     return findings + expected(training, encoded, resolved)
@@ -125,7 +126,9 @@ def findings_of(
         return in_order([*parts.found, *examine(case)])
     contents = [f"{part} {table.source} {table.fingerprint(table.columns)}" for part, table in parts.given.items()]
     data = parts.options.data.model_dump_json()
-    key = content_key(str(FORMAT), *contents, data, repr(parts.columns), tokenizer_content(tokenizer), str(max_length))
+    key = content_key(
+        str(FORMAT), *contents, data, parts.task, repr(parts.columns), tokenizer_content(tokenizer), str(max_length)
+    )
     folder = made_once(cache_folder() / "findings" / key, make)
     kept = json.loads((folder / "findings.json").read_text(encoding="utf-8"))
     return in_order([*parts.found, *map(Finding.from_json, kept)])

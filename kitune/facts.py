@@ -108,17 +108,20 @@ def inspect(
     """What a data set or a model is.
 
     Args:
-        what: `starter`, a run, a model's folder or hub name; or whatever `kitune.train` takes as data.
-        split, where, count: of data (see `inspect_data`).
+        what: `starter`, the folder of a run or a model, a hub name; or whatever `kitune.train` takes as data.
+        split, where, count: of data alone (see `inspect_data`).
         options: of data, by name: `{"data.encoding": "cp932"}`.
 
     Raises:
         UserError: there is no such data or model.
     """
     if isinstance(what, str | Path) and is_model(str(what)):
+        for name, told in (("--split", split), ("--where", where)):
+            if told is not None:
+                raise UserError(f"{name} {told}: {what} is a model, which has no rows", fix="leave it out")
         return inspect_model(str(what))
-    told = with_values(RunOptions(), options or {}).data
-    return inspect_data(what, split=split, where=where, count=count, options=told)
+    data = with_values(RunOptions(), options or {}).data
+    return inspect_data(what, split=split, where=where, count=count, options=data)
 
 
 def inspect_data(

@@ -30,7 +30,7 @@ CODES: dict[str, tuple[Severity, str]] = {
     "mojibake": ("warning", "text that was read in a wrong encoding before it came here"),
     "html-entities": ("warning", "HTML entities or tags in the text"),
     "escapes": ("warning", "line breaks and the like spelt out as \\n"),
-    "cut-texts": ("warning", "more than 5 % of the texts are longer than max_length"),
+    "cut-texts": ("warning", "more than 5 % of the texts lose tokens to max_length"),
     "small-valid": ("warning", "too few validation rows to tell two models apart"),
     "lengths": ("note", "what each max_length would cut"),
     "estimate": ("note", "time, memory and disk that a training takes"),

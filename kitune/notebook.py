@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any, TextIO, TypeAlias
 
+# What is shown of a cell.
+CELL_CHARACTERS = 400
+
 
 def in_notebook() -> bool:
     """Whether this process is the kernel of a notebook."""
@@ -52,13 +55,20 @@ def html_table(grid: Grid) -> str:
     begin = '<td style="text-align: '
     lines = [
         "<tr>"
-        + "".join(f'{begin}{"right" if is_number(cell) else "left"}">{escape(in_words(cell))}</td>' for cell in row)
+        + "".join(
+            f'{begin}{"right" if is_number(cell) else "left"}">{escape(shortened(in_words(cell)))}</td>' for cell in row
+        )
         + "</tr>"
         for row in grid.rows
     ]
     names = "".join(f'<th style="text-align: left">{escape(name)}</th>' for name in grid.header)
     head = f"<thead><tr>{names}</tr></thead>" if any(grid.header) else ""
     return f"<table>{head}<tbody>{''.join(lines)}</tbody></table>"
+
+
+def shortened(words: str) -> str:
+    """The beginning of a long text: a notebook keeps what it shows."""
+    return words if len(words) <= CELL_CHARACTERS else words[:CELL_CHARACTERS] + " …"
 
 
 def is_number(cell: Any) -> bool:

@@ -69,7 +69,7 @@ def network_for(parts: Parts) -> Pretrained:
 
 
 def lengths_in(parts: Parts, pretrained: Pretrained) -> NDArray[np.int64]:
-    """Tokens of whole texts of train, from a sample, (sampled rows,)."""
+    """Tokens of each whole text of train, without special ones, from a sample, (sampled rows, texts)."""
     table, cache = parts.tables["train"], parts.options.engine.cache
     return sample_lengths(table, parts.columns.text, pretrained.tokenizer, cache=cache)
 
@@ -78,13 +78,14 @@ def settle(parts: Parts, pretrained: Pretrained, lengths: NDArray[np.int64], mac
     """The options with a value in place of every `auto` that decides what is learned; the run.yaml of the run.
 
     Args:
-        lengths: tokens of whole texts of train.
+        lengths: tokens of each whole text of train, (sampled rows, texts).
     """
     options, columns, say = parts.options, parts.columns, machine.say
+    whole = lengths.sum(axis=1) + pretrained.tokenizer.num_special_tokens_to_add(pair=len(columns.text) == 2)
     most = pretrained.most_tokens
     if options.data.max_length == "auto":
-        max_length = choose_max_length(lengths, most)
-        longer, longest = float((lengths > max_length).mean()), int(lengths.max())
+        max_length = choose_max_length(whole, most)
+        longer, longest = float((whole > max_length).mean()), int(whole.max())
         what = {"cut": "cut", "head-tail": "cut in the middle", "windows": "read in windows"}[options.data.long_texts]
         say(f"max_length: {max_length} tokens; longer, and {what}, are {longer:.1%} of the texts (up to {longest:,})")
     elif options.data.max_length > most:

@@ -12,11 +12,11 @@ from pathlib import Path
 from kitune.errors import UserError
 
 # Raise it when the meaning of a cached file changes.
-FORMAT = 1
+FORMAT = 2
 # What lies under `cache_folder()`, by the name of its folder.
 KINDS = {
     "encoded": "token ids",
-    "tables": "rows of large tables, while they are read",
+    "tables": "rows of large tables",
     "findings": "what the doctor found",
     "costs": "how long an update takes",
     "kernels": "compiled kernels",

@@ -404,16 +404,16 @@ def matching(code: str, pattern: str, what: str, fix: str) -> Callable[[Case], I
 def lengths(case: Case) -> Iterator[Finding]:
     if case.full_lengths is None or case.max_length is None:
         return
-    full, most, data = case.full_lengths, case.max_length, case.parts.options.data
-    own, room = full - case.special_tokens, most - case.special_tokens
-    windows = LongTexts("windows", data.most_windows)
-    counts = np.asarray([windows.windows(int(length), room) for length in own])
+    most, data, each = case.max_length, case.parts.options.data, case.full_lengths.tolist()
+    own, room = case.full_lengths.sum(axis=1), most - case.special_tokens
+    full, windows = own + case.special_tokens, LongTexts("windows", data.most_windows)
+    in_windows = np.asarray([windows.read(lengths, room) for lengths in each])
 
-    def lost(read: NDArray[np.int64] | int) -> float:
-        """Share of all tokens beyond so many of each text."""
-        return float(np.maximum(own - read, 0).sum()) / max(1, int(own.sum()))
+    def lost(read: NDArray[np.int64]) -> float:
+        """Share of all tokens that are not read."""
+        return float((own - read).sum()) / max(1, int(own.sum()))
 
-    taken = counts * room if data.long_texts == "windows" else np.full_like(own, room)
+    taken = in_windows if data.long_texts == "windows" else np.minimum(own, room)
     cut = float((own > taken).mean())
     if cut > CUT_TEXTS:
         enough = 8 * math.ceil(int(np.quantile(full, 1 - CUT_TEXTS, method="higher")) / 8)
@@ -421,13 +421,12 @@ def lengths(case: Case) -> Iterator[Finding]:
         fix = f"--set data.max_length={enough}, where the model has as many positions"
         yield case.about("cut-texts", says, fix if data.long_texts == "windows" else f"{fix}; or --long-texts windows")
     choices = [length for length in sorted({*LENGTHS, most}) if length <= max(int(full.max()), most)]
-    table = ", ".join(f"{length} cuts {lost(length - case.special_tokens):.1%}" for length in choices)
+    table = ", ".join(f"{size} cuts {lost(np.minimum(own, size - case.special_tokens)):.1%}" for size in choices)
     says = f"of all tokens, max_length {table}; {most} is taken"
     if (own > room).any():
-        says += (
-            f", where --long-texts cut and head-tail leave out {lost(room):.1%}, and windows {lost(counts * room):.1%}"
-        )
-        says += f" with {counts.mean():.2f} sequences a text"
+        counts = [windows.plan(lengths, room)[1] for lengths in each]
+        says += f", where --long-texts cut and head-tail leave out {lost(np.minimum(own, room)):.1%}"
+        says += f", and windows {lost(in_windows):.1%} with {np.mean(counts):.2f} sequences a row"
     yield case.about("lengths", says, "--set data.max_length=N")
 
 

@@ -208,7 +208,7 @@ def encoded_slices(
 
 
 def sample_lengths(table: Table, text: Sequence[str], tokenizer: Any, *, cache: bool = True) -> NDArray[np.int64]:
-    """Tokens of whole texts, special ones included, of rows that are spread evenly over the table, (sampled rows,).
+    """Tokens of each whole text, without special ones, of rows that are spread evenly over the table, (sampled rows, texts).
 
     With `cache` they are kept as the token ids are.
     """
@@ -216,13 +216,16 @@ def sample_lengths(table: Table, text: Sequence[str], tokenizer: Any, *, cache: 
     sample = table.take(np.arange(0, len(table), step))
 
     def lengths() -> NDArray[np.int64]:
-        return np.asarray([length for ids in encoded_slices(sample, text, tokenizer, None) for length in ids.lengths])
+        added = tokenizer.num_special_tokens_to_add(pair=False)
+        columns = [[ids.lengths for ids in encoded_slices(sample, [name], tokenizer, None)] for name in text]
+        whole: NDArray[np.int64] = np.stack([np.concatenate(column) for column in columns], axis=1) - added
+        return whole
 
     if not cache:
         return lengths()
-    key = content_key(sample.fingerprint(text), tokenizer_content(tokenizer), "whole")
+    key = content_key(sample.fingerprint(text), tokenizer_content(tokenizer), "lengths of whole texts")
     folder = kept_ids(key, lambda staging: lengths().tofile(staging / "lengths.bin"))
-    return np.fromfile(folder / "lengths.bin", np.int64)
+    return np.fromfile(folder / "lengths.bin", np.int64).reshape(-1, len(text))
 
 
 def choose_max_length(lengths: NDArray[np.int64], most: int) -> int:

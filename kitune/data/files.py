@@ -1,16 +1,17 @@
 """A file as its readers see it: where its bytes are, what messages call it, and which format it is in."""
 
 import gzip
-import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from io import BufferedIOBase, TextIOWrapper
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import gettempdir
 from typing import Any, BinaryIO, TextIO
 
 from kitune.config import Layout
+from kitune.data.scratch import copy_all, scratch_file, scratch_folder
 from kitune.errors import UserError
 
 UTF8 = "utf-8-sig"  # with a byte order mark or without
@@ -89,10 +90,10 @@ def in_utf8(file: File, encoding: str) -> Iterator[File]:
     if encoding == UTF8:
         yield file
         return
-    with TemporaryDirectory(prefix="kitune-") as folder:
-        path = Path(folder) / "rows"
-        with file.text(encoding) as text, path.open("w", encoding="utf-8", newline="") as copy:
-            shutil.copyfileobj(text, copy, 2**20)
+    folder = scratch_folder() or Path(gettempdir())
+    with scratch_file(folder) as path:
+        with file.text(encoding) as text:
+            copy_all((block.encode() for block in iter(partial(text.read, 2**20), "")), path, folder)
         yield File(path, file.name, file.format)
 
 
@@ -115,8 +116,7 @@ def fetched(address: str) -> Iterator[Path]:
 @contextmanager
 def spooled(stream: BinaryIO) -> Iterator[Path]:
     """A file with all that the stream holds."""
-    with TemporaryDirectory(prefix="kitune-") as folder:
-        path = Path(folder) / "rows"
-        with path.open("wb") as file:
-            shutil.copyfileobj(stream, file)
+    folder = scratch_folder() or Path(gettempdir())
+    with scratch_file(folder) as path:
+        copy_all(iter(partial(stream.read, 2**20), b""), path, folder)
         yield path

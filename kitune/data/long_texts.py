@@ -43,6 +43,16 @@ class LongTexts:
         step = max(1, room - math.ceil(OVERLAP * room))
         return min(self.most_windows, 1 + math.ceil((length - room) / step))
 
+    def plan(self, lengths: Sequence[int], room: int) -> tuple[list[int], int]:
+        """How many tokens of each text of a row a sequence has, where it has room for so many in all; and its sequences."""
+        rooms = shared(lengths, max(0, room))
+        return rooms, max(self.windows(length, own) for length, own in zip(lengths, rooms, strict=True))
+
+    def read(self, lengths: Sequence[int], room: int) -> int:
+        """How many tokens of a row's texts are read."""
+        rooms, count = self.plan(lengths, room)
+        return sum(min(length, own * count) for length, own in zip(lengths, rooms, strict=True))
+
     def places(self, special: NDArray[np.bool_], max_length: int) -> list[Places]:
         """Which tokens of a row make each of its sequences.
 
@@ -55,8 +65,7 @@ class LongTexts:
         if len(special) <= max_length:
             return [np.arange(len(special))]
         texts = runs(~special)
-        rooms = shared([end - begin for begin, end in texts], max(0, max_length - int(special.sum())))
-        count = max(self.windows(end - begin, room) for (begin, end), room in zip(texts, rooms, strict=True))
+        rooms, count = self.plan([end - begin for begin, end in texts], max_length - int(special.sum()))
         own = np.flatnonzero(special)
         sequences = []
         for number in range(count):

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import chain
+from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
 
@@ -31,6 +31,8 @@ Source: TypeAlias = Any
 USUAL = Layout()
 # What fastText writes in front of each label; and a first word that is a label, as TREC has them: `LOC:city`.
 FASTTEXT = "__label__"
+# Bytes, as they lie in the file, of the rows of a Parquet file that are read at a time.
+PARQUET_BYTES = 2**22
 LABELLED = re.compile(r"(__label__|[A-Z]+:)\S")
 
 
@@ -246,13 +248,22 @@ def read_parquet(file: File, layout: Layout) -> Table:
     """A Parquet file."""
     import pyarrow.parquet as pq  # 10 to 20 ms that other files need not wait for
 
-    try:
-        with file.bytes() as content:
+    def chunks(content: BufferedIOBase) -> Iterator[pa.Table]:
+        try:
             whole = pq.ParquetFile(content, buffer_size=2**20)
-            batches = map(pa.Table.from_batches, ([batch] for batch in whole.iter_batches(CHUNK_ROWS)))
-            return Table(gathered(chain([whole.schema_arrow.empty_table()], batches)), file.name)
-    except pa.ArrowInvalid as error:
-        raise UserError(f"{file.name}: not a whole Parquet file: {error}", fix="write or download it again") from None
+            facts = whole.metadata
+            size = sum(facts.row_group(number).total_byte_size for number in range(facts.num_row_groups))
+            rows = max(1, min(CHUNK_ROWS, PARQUET_BYTES * facts.num_rows // max(1, size)))
+            yield whole.schema_arrow.empty_table()
+            for batch in whole.iter_batches(rows):
+                yield pa.Table.from_batches([batch])
+        except (pa.ArrowInvalid, OSError) as error:  # OSError: a page that cannot be unpacked
+            raise UserError(
+                f"{file.name}: not a whole Parquet file: {error}", fix="write or download it again"
+            ) from None
+
+    with file.bytes() as content:
+        return Table(gathered(chunks(content)), file.name)
 
 
 Reader: TypeAlias = Callable[[File, Layout], Table]

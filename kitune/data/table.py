@@ -16,8 +16,8 @@ from kitune.data.mapped import gathered
 from kitune.errors import UserError
 
 Rows = NDArray[np.int64]
-# Rows that become one Arrow chunk: Python objects of a whole file never stand in memory at once.
-CHUNK_ROWS = 10_000
+# Rows, or characters of rows, that become one Arrow chunk: Python objects of a whole file never stand in memory at once.
+CHUNK_ROWS, CHUNK_CHARACTERS = 10_000, 2**22
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,7 @@ def assemble(rows: Iterable[tuple[int, Mapping[str, Any]]], source: str) -> Tabl
     """Arrow chunks from numbered rows; a key that a row lacks is an empty cell."""
     lines = array("q")
     pending: list[Mapping[str, Any]] = []
+    size = 0
     names: dict[str, None] = {}
 
     def chunk() -> pa.Table:
@@ -106,13 +107,16 @@ def assemble(rows: Iterable[tuple[int, Mapping[str, Any]]], source: str) -> Tabl
             raise UserError(f"{place}: {what}: {error}", fix=fix) from None
 
     def chunks() -> Iterator[pa.Table]:
+        nonlocal size
         for line, row in rows:
             lines.append(line)
             names.update(dict.fromkeys(row))
             pending.append(row)
-            if len(pending) == CHUNK_ROWS:
+            size += sum(len(value) for value in row.values() if type(value) is str)
+            if len(pending) == CHUNK_ROWS or size > CHUNK_CHARACTERS:
                 yield chunk()
                 pending.clear()
+                size = 0
         if pending or not lines:
             yield chunk()
 

@@ -327,6 +327,34 @@ def test_what_each_way_with_long_texts_leaves_out_is_said(tmp_path: Path, told: 
     assert "and windows 0.0% with 1." in says["lengths"]
 
 
+def test_pairs_in_windows_are_counted_text_by_text(tmp_path: Path, told: RunOptions) -> None:
+    planting = Planting(0)
+    for rows in planting.parts.values():
+        for row in rows:
+            row["other"] = planting.sentence(400)
+    changes = {"data.max_length": 32, "data.long_texts": "windows", "data.text": ("text", "other")}
+    findings = diagnose(with_values(told, changes), planting.write(tmp_path))
+    (cut,) = [finding for finding in findings if finding.code == "cut-texts"]
+    assert "cuts 100% of the texts" in cut.says
+
+
+def test_findings_are_of_the_task_that_was_asked_for(tmp_path: Path, told: RunOptions) -> None:
+    planting = Planting(0)
+    planting.labels = ["1", "2", "3"]
+    planting.parts = {"train": planting.rows(200), "valid": planting.rows(40)}
+    kept = with_values(told, {"engine.cache": True})
+    for task in ("single-label", "regression"):
+        codes = [found.code for found in diagnose(with_values(kept, {"task": task}), planting.write(tmp_path))]
+        assert ("small-valid" in codes) == (task == "single-label")
+
+
+def test_an_error_that_is_allowed_keeps_no_estimate_back(tmp_path: Path, told: RunOptions) -> None:
+    planting = Planting(0)
+    planting.parts["train"][5]["label"] = ""
+    allowing = with_values(told, {"doctor.allow": ["missing-labels"]})
+    assert "estimate" in [found.code for found in diagnose(allowing, planting.write(tmp_path))]
+
+
 @pytest.mark.parametrize("label", ["joy", ""])
 def test_what_a_training_takes_is_estimated_where_it_can_begin(tmp_path: Path, told: RunOptions, label: str) -> None:
     planting = Planting(0)

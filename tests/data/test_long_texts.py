@@ -50,6 +50,17 @@ def test_windows_leave_nothing_out_and_overlap(lengths: tuple[int, ...]) -> None
         assert len(sequences) == 1
 
 
+@pytest.mark.parametrize("long_texts", HOWS, ids=str)
+@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+def test_what_is_read_is_known_from_the_lengths_alone(lengths: tuple[int, ...], long_texts: LongTexts) -> None:
+    mask = special(lengths)
+    sequences = long_texts.places(mask, 32)
+    read = set(np.concatenate(sequences)) - set(np.flatnonzero(mask))
+    room = 32 - int(mask.sum())
+    assert long_texts.read(lengths, room) == len(read)
+    assert long_texts.plan(lengths, room)[1] == len(sequences)
+
+
 def test_too_many_windows_are_spread_over_the_text() -> None:
     sequences = LongTexts("windows", 3).places(special((1000,)), 32)
     assert [places[1] for places in sequences] == [1, 1 + 485, 1 + 970]

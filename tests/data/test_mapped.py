@@ -87,16 +87,70 @@ def test_rows_stay_in_memory_where_no_file_can_be_written(
     assert read_table(path).data.to_pylist() == ROWS
 
 
-def test_a_full_disk_is_said(tmp_path: Path, small: Callable[[], None], monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "rows.csv"
-    path.write_text(CSV)
+FULL = """
+import resource, signal, sys
+from kitune.cli import main
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # a write beyond the limit is then an OSError
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+main(["inspect", sys.argv[1]])
+"""
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "cp932.csv"])
+def test_a_disk_that_fills_ends_in_a_sentence(tmp_path: Path, name: str) -> None:
+    repeats, encoding = (400, "utf-8") if name == "rows.csv" else (20, "cp932")
+    path = tmp_path / name
+    path.write_bytes(("text,label\n" + CSV.partition("\n")[2] * repeats).encode(encoding))
+    done = subprocess.run([sys.executable, "-c", FULL, str(path)], capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    lines = done.stderr.splitlines()
+    assert len(lines) == 2
+    assert "tables: what does not fit in memory is put there, and it cannot be written: " in lines[0]
+    assert "File too large" in lines[0]
+    assert not list((cache_folder() / "tables").iterdir())
+
+
+def test_columns_of_categories_may_differ_from_block_to_block(tmp_path: Path, small: Callable[[], None]) -> None:
+    parts = []
+    for part in "abcd":
+        labels = pa.array([f"{part}-{i % 3}" for i in range(300)]).dictionary_encode()
+        parts.append(pa.table({"text": pa.array([f"row {i} {part}" for i in range(300)]), "label": labels}))
     small()
+    frame = pa.concat_tables(parts)
+    taken = read_table(frame).take(np.flatnonzero(np.arange(1200) % 7 != 0))
+    assert taken.values("label") == [label for i, label in enumerate(frame["label"].to_pylist()) if i % 7]
+    pq.write_table(frame, tmp_path / "rows.parquet", row_group_size=300)
+    assert read_table(tmp_path / "rows.parquet").values("label") == frame["label"].to_pylist()
 
-    def full(**_: object) -> None:
-        raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("kitune.data.mapped.tempfile.mkstemp", full)
-    with pytest.raises(UserError, match="tables: the rows of a large table do not fit there: No space left on device"):
+def test_two_columns_of_one_name_that_nobody_reads_are_no_error(small: Callable[[], None]) -> None:
+    names: list[str] = ["text", "x", "x"]
+    values: list[list[Any]] = [[f"row {i}" for i in range(500)], [1] * 500, [2] * 500]
+    small()
+    taken = read_table(pa.Table.from_arrays([pa.array(column) for column in values], names)).take(np.arange(0, 500, 3))
+    assert taken.texts("text") == values[0][::3]
+
+
+def test_long_rows_come_in_small_pieces(tmp_path: Path) -> None:
+    rows = [{"text": f"{i} " + "x" * 40_000} for i in range(600)]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    for name in ("rows.jsonl", "rows.parquet"):
+        begun = pa.total_allocated_bytes()
+        long = read_table(tmp_path / name)
+        assert long.data.to_pylist() == rows
+        assert max(chunk.nbytes for chunk in long.data.column("text").chunks) < 6e6
+        assert pa.total_allocated_bytes() - begun < 1e6
+
+
+def test_a_page_of_parquet_that_cannot_be_unpacked_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "rows.parquet"
+    pq.write_table(pa.table({"text": [str(i * 7919) for i in range(20_000)]}), path, compression="snappy")
+    content = bytearray(path.read_bytes())
+    content[5000:6000] = bytes(byte ^ 0xFF for byte in content[5000:6000])
+    path.write_bytes(bytes(content))
+    with pytest.raises(UserError, match="not a whole Parquet file"):
         read_table(path)
 
 
@@ -139,7 +193,9 @@ def test_a_file_of_half_a_gigabyte_is_read_in_bounded_memory(tmp_path: Path, nam
         with ExitStack() as stack:
             file = path.open("wb")
             stack.enter_context(file)
-            target = stack.enter_context(gzip.GzipFile(fileobj=file, compresslevel=1)) if name.endswith(".gz") else file
+            target: Any = file
+            if name.endswith(".gz"):
+                target = stack.enter_context(gzip.GzipFile(fileobj=file, mode="wb", compresslevel=1))
             encoding = "utf-16-le" if name == "utf16.csv" else "utf-8"
             target.write(("" if name == "rows.jsonl" else "text,label\n").encode(encoding))
             target.writelines(line.format(text, i).encode(encoding) for i in range(count))
