@@ -328,6 +328,7 @@ def read_ids(folder: Path, *, mapped: bool) -> Encoded:
         return np.memmap(path, dtype, mode="r") if mapped else np.fromfile(path, dtype)
 
     ids, types, first = read("ids.bin", np.int32), read("types.bin", np.uint8), read("first.bin", np.int64)
+    several = len(first) and first[-1] > len(first) - 1  # or each row has one after all
     return Encoded(
-        ids, read("starts.bin", np.int64), types if len(types) == len(ids) else None, first if len(first) else None
+        ids, read("starts.bin", np.int64), types if len(types) == len(ids) else None, first if several else None
     )

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from kitune.data.scratch import scratch_array
 from kitune.data.table import Rows, Table, arrow_column
 
 # Bytes in a shingle, and the least share of shingles that two texts have in common (their Jaccard index).
@@ -37,29 +38,30 @@ def near_duplicates(table: Table, text: Sequence[str], wanted: NDArray[np.bool_]
     Returns:
         The later row of each pair and an earlier one, in the order of the later ones.
     """
-    rows, signatures, row = [np.empty(0, dtype=np.int64)], [np.empty((0, BINS), dtype=np.uint32)], 0
-    for texts in blocks(table, text):
-        starts = np.frombuffer(texts.buffers()[1], np.int64, len(texts) + 1, 8 * texts.offset)
-        content = np.frombuffer(texts.buffers()[2] or b"", np.uint8)[starts[0] : starts[-1]]
-        starts = starts - starts[0]
-        own = np.flatnonzero(wanted[row : row + len(texts)] & (np.diff(starts) >= LEAST_BYTES))
-        if len(own):
-            rows.append(row + own)
-            signatures.append(signatures_of(content, starts, own))
-        row += len(texts)
-        if sum(map(len, rows)) >= MOST_ROWS:
-            break
-    row_of = np.concatenate(rows)
-    if len(row_of) < 2:
-        return []
+    most = min(int(wanted.sum()), MOST_ROWS)
+    rows, signed, begin = np.empty(most, dtype=np.int64), 0, 0
+    with scratch_array((most, BINS), np.uint32) as signatures:
+        for texts in blocks(table, text):
+            starts = np.frombuffer(texts.buffers()[1], np.int64, len(texts) + 1, 8 * texts.offset)
+            content = np.frombuffer(texts.buffers()[2] or b"", np.uint8)[starts[0] : starts[-1]]
+            starts = starts - starts[0]
+            own = np.flatnonzero(wanted[begin : begin + len(texts)] & (np.diff(starts) >= LEAST_BYTES))
+            own = own[: most - signed]
+            if len(own):
+                rows[signed : signed + len(own)] = begin + own
+                signatures[signed : signed + len(own)] = signatures_of(content, starts, own)
+            signed, begin = signed + len(own), begin + len(texts)
+            if signed == most:
+                break
+        pairs = candidates(signatures[:signed]).tolist()
 
     def text_of(row: int) -> str:
         cells = Table(table.data.slice(row, 1), table.source)
         return "\0".join(cells.texts(name)[0] for name in text).lower()
 
     found: dict[int, int] = {}
-    for earlier, later in candidates(np.concatenate(signatures)).tolist():
-        one, other = int(row_of[earlier]), int(row_of[later])
+    for earlier, later in pairs:
+        one, other = int(rows[earlier]), int(rows[later])
         if other not in found and resemblance(text_of(one), text_of(other)) >= RESEMBLANCE:
             found[other] = one
     return [(later, found[later]) for later in sorted(found)]

@@ -5,11 +5,17 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from kitune.data.cache import cache_folder
 from kitune.errors import UserError
 
 OPEN_FILES = Path("/proc/self/fd")
+# Arrays below this size stay in memory.
+SMALL_BYTES = 2**20
 
 
 def scratch_folder() -> Path | None:
@@ -38,6 +44,22 @@ def scratch_file(folder: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # Windows keeps a file that is mapped: `kitune cache` shows it
             os.unlink(name)
+
+
+@contextmanager
+def scratch_array(shape: tuple[int, ...], dtype: Any) -> Iterator[NDArray[Any]]:
+    """An array of zeros in a scratch file, or in memory where it is small or no file can be written."""
+    size, folder = int(np.prod(shape)) * np.dtype(dtype).itemsize, None
+    if size > SMALL_BYTES:
+        folder = scratch_folder()
+    if folder is None:
+        yield np.zeros(shape, dtype)
+        return
+    with scratch_file(folder) as path, path.open("r+b") as file:
+        with written(folder):
+            # Now, or a full disk would end the process at a later write.
+            os.posix_fallocate(file.fileno(), 0, size) if hasattr(os, "posix_fallocate") else file.truncate(size)
+        yield np.memmap(file, dtype, "r+", shape=shape)
 
 
 @contextmanager

@@ -15,8 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from kitune.data import arrow_csv, mapped, table
+from kitune.data import arrow_csv, mapped, scratch, table
 from kitune.data.cache import cache_folder
+from kitune.data.near import near_duplicates
 from kitune.data.read import read_table
 from kitune.errors import UserError
 
@@ -123,6 +124,18 @@ def test_columns_of_categories_may_differ_from_block_to_block(tmp_path: Path, sm
     assert read_table(tmp_path / "rows.parquet").values("label") == frame["label"].to_pylist()
 
 
+def test_near_duplicates_are_found_by_signatures_in_a_file_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    chance = np.random.default_rng(0)
+    texts = [" ".join(chance.choice([*"abcdefghijklmnop"], 40)) for _ in range(400)]
+    texts += [text + " z" for text in texts[:50]]
+    rows, wanted = read_table([{"text": text} for text in texts]), np.ones(450, dtype=np.bool_)
+    found = near_duplicates(rows, ["text"], wanted)
+    assert found == [(400 + i, i) for i in range(50)]
+    monkeypatch.setattr(scratch, "SMALL_BYTES", 10)
+    assert near_duplicates(rows, ["text"], wanted) == found
+    assert list((cache_folder() / "tables").iterdir()) == []
+
+
 def test_two_columns_of_one_name_that_nobody_reads_are_no_error(small: Callable[[], None]) -> None:
     names: list[str] = ["text", "x", "x"]
     values: list[list[Any]] = [[f"row {i}" for i in range(500)], [1] * 500, [2] * 500]
@@ -166,6 +179,7 @@ def test_a_broken_source_is_not_taken_for_a_full_disk(tmp_path: Path, small: Cal
 # What reading takes at most, by a thread that looks every 10 ms.
 READ = """
 import sys, threading, time
+from kitune.data.near import near_duplicates
 from kitune.data.read import read_table
 from kitune.training.journal import resident_mb
 begun, seen = resident_mb(), [0.0]
