@@ -57,10 +57,12 @@ def differences(
     labels = gold(bench, bench.test)
     score: Score = spearman if bench.task == "regression" else accuracy
     kept: dict[str, dict[int, NDArray[Any]]] = {}
-    for of_set, who, seed in read_results(results):
+    for (of_set, who, seed), line in read_results(results).items():
         path = results.with_name(f"{of_set}-{who}-{seed}.npz")
         if of_set == name and path.exists():
-            kept.setdefault(who, {})[seed] = np.load(path)["decided"]
+            decided = np.load(path)["decided"]
+            if abs(score(decided[None], labels) - 100 * line["score"]) < 0.01:  # not those of an earlier run
+                kept.setdefault(who, {})[seed] = decided
     trainers = [who for who in kept if who.startswith("trainer")]
     seeds = sorted(set.intersection(*(set(kept[who]) for who in ("kitune", *trainers))))
     own = np.stack([kept["kitune"][seed] for seed in seeds])
