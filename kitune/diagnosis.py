@@ -14,7 +14,6 @@ from kitune.data.doctor import Case, Piece, examine
 from kitune.data.encode import Encoded, tokenizer_content
 from kitune.data.parts import Parts, read_parts
 from kitune.data.read import Source
-from kitune.data.sources import PARTS
 from kitune.errors import UserError
 from kitune.findings import Finding, in_order
 from kitune.model.encoder import Pretrained
@@ -49,8 +48,7 @@ def doctor(
     Raises:
         UserError: there is no such file or model, or no column can be chosen.
     """
-    sources = {part: source for part, source in zip(PARTS, (data, valid, test), strict=True) if source is not None}
-    changes = asked(sources, model=model, text=text, label=label, task=task, options=options)
+    sources, changes = asked((data, valid, test), model=model, text=text, label=label, task=task, options=options)
     told = with_values(RunOptions(), changes)
     return Findings(finding for finding in diagnose(told, sources) if finding.code not in told.doctor.allow)
 

@@ -117,8 +117,7 @@ def train(
         UserError: a mistake that can be mended; it says what, where, and how.
     """
     base = load_yaml(Path(config)) if config is not None else RunOptions()
-    sources = {part: source for part, source in zip(PARTS, (data, valid, test), strict=True) if source is not None}
-    changes = asked(sources, model=model, text=text, label=label, task=task, options=options)
+    sources, changes = asked((data, valid, test), model=model, text=text, label=label, task=task, options=options)
     if resume is not None:
         if config is not None or out is not None:
             raise UserError(

@@ -16,6 +16,7 @@ from kitune.data.labels import class_weights, weight_array
 from kitune.data.long_texts import LongTexts
 from kitune.data.parts import Parts, label_shares
 from kitune.data.read import Source
+from kitune.data.sources import PARTS
 from kitune.errors import UserError
 from kitune.findings import Finding
 from kitune.model.encoder import Pretrained, load_pretrained, model_folder
@@ -31,15 +32,20 @@ from kitune.training.probe import estimate
 
 
 def asked(
-    sources: Mapping[str, Source],
+    given: Sequence[Source],
     *,
     model: str | None,
     text: str | Sequence[str] | None,
     label: str | None,
     task: TaskName | None,
     options: Mapping[str, Any] | None,
-) -> dict[str, Any]:
-    """What the arguments of a call in Python say, as options by name."""
+) -> tuple[dict[str, Source], dict[str, Any]]:
+    """What the arguments of a call in Python say: the sources by part, and options by name.
+
+    Args:
+        given: train, valid and test; None where there is none.
+    """
+    sources = {part: source for part, source in zip(PARTS, given, strict=True) if source is not None}
     named: dict[str, Any] = {
         "model": model,
         "task": task,
@@ -47,7 +53,7 @@ def asked(
         "data.label": label,
     }
     named |= {f"data.{part}": whole_name(source) for part, source in sources.items() if isinstance(source, str | Path)}
-    return {name: value for name, value in named.items() if value is not None} | dict(options or {})
+    return sources, {name: value for name, value in named.items() if value is not None} | dict(options or {})
 
 
 def whole_name(source: str | Path) -> str:

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from functools import partial
 from io import BufferedIOBase, TextIOWrapper
 from pathlib import Path
-from tempfile import gettempdir
 from typing import Any, BinaryIO, TextIO
 
 from kitune.config import Layout
-from kitune.data.scratch import copy_all, scratch_file, scratch_folder
+from kitune.data.scratch import scratch_copy
 from kitune.errors import UserError
 
 UTF8 = "utf-8-sig"  # with a byte order mark or without
@@ -90,11 +89,10 @@ def in_utf8(file: File, encoding: str) -> Iterator[File]:
     if encoding == UTF8:
         yield file
         return
-    folder = scratch_folder() or Path(gettempdir())
-    with scratch_file(folder) as path:
-        with file.text(encoding) as text:
-            copy_all((block.encode() for block in iter(partial(text.read, 2**20), "")), path, folder)
-        yield File(path, file.name, file.format)
+    with file.text(encoding) as text:
+        blocks = (block.encode() for block in iter(partial(text.read, 2**20), ""))
+        with scratch_copy(blocks) as path:
+            yield File(path, file.name, file.format)
 
 
 @contextmanager
@@ -116,7 +114,5 @@ def fetched(address: str) -> Iterator[Path]:
 @contextmanager
 def spooled(stream: BinaryIO) -> Iterator[Path]:
     """A file with all that the stream holds."""
-    folder = scratch_folder() or Path(gettempdir())
-    with scratch_file(folder) as path:
-        copy_all(iter(partial(stream.read, 2**20), b""), path, folder)
+    with scratch_copy(iter(partial(stream.read, 2**20), b"")) as path:
         yield path

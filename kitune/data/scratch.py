@@ -74,15 +74,19 @@ def written(folder: Path) -> Iterator[None]:
         ) from None
 
 
-def copy_all(blocks: Iterable[bytes], target: Path, folder: Path) -> None:
-    """Write blocks to a scratch file in `folder`."""
-    file = target.open("wb")
-    try:
-        for block in blocks:
+@contextmanager
+def scratch_copy(blocks: Iterable[bytes]) -> Iterator[Path]:
+    """The path of a scratch file that holds all blocks."""
+    folder = scratch_folder() or Path(tempfile.gettempdir())
+    with scratch_file(folder) as path:
+        file = path.open("wb")
+        try:
+            for block in blocks:
+                with written(folder):
+                    file.write(block)
             with written(folder):
-                file.write(block)
-        with written(folder):
-            file.flush()
-    finally:
-        with suppress(OSError):  # of the same write, once more
-            file.close()
+                file.flush()
+        finally:
+            with suppress(OSError):  # of the same write, once more
+                file.close()
+        yield path
