@@ -7,11 +7,23 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from kitune.diagnosis import doctor
     from kitune.errors import UserError
+    from kitune.estimators import TextClassifier, TextRegressor
     from kitune.facts import inspect
     from kitune.finetune import Run, train
     from kitune.predict import Model, load
 
-__all__ = ["Model", "Run", "UserError", "__version__", "doctor", "inspect", "load", "train"]
+__all__ = [
+    "Model",
+    "Run",
+    "TextClassifier",
+    "TextRegressor",
+    "UserError",
+    "__version__",
+    "doctor",
+    "inspect",
+    "load",
+    "train",
+]
 
 _HOMES = {
     "Run": "kitune.finetune",
@@ -21,6 +33,8 @@ _HOMES = {
     "doctor": "kitune.diagnosis",
     "inspect": "kitune.facts",
     "UserError": "kitune.errors",
+    "TextClassifier": "kitune.estimators",
+    "TextRegressor": "kitune.estimators",
 }
 
 

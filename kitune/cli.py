@@ -3,7 +3,7 @@
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -58,6 +58,12 @@ def train(
         int | None, typer.Option("--limit", help="At most so many rows of each part: a trial run.")
     ] = None,
     long_texts: LongTexts = None,
+    folds: Annotated[
+        int | None, typer.Option("--folds", help="Cross-validate: so many trainings, an answer for every row.")
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option("--seeds", metavar="1,2,3", help="Train with each seed: mean, spread, mean answer.")
+    ] = None,
     resume: Annotated[str | None, typer.Option("--resume", metavar="RUN", help="Go on with a run.")] = None,
     config: Annotated[Path | None, typer.Option("--config", help="A YAML file with options.")] = None,
     set_: Annotated[
@@ -74,23 +80,37 @@ def train(
         return
     if resume is not None and out is not None:
         raise UserError("--resume goes on in the run's own folder; --out is for a new run", fix="leave one of them out")
-    from kitune.finetune import train as train_on
-
     named = {"data.group": group, "data.limit": limit, "data.long_texts": long_texts}
     told = {name: value for name, value in named.items() if value is not None} | parse_set(set_ or [])
-    train_on(
-        data,
-        model=model,
-        out=out,
-        valid=valid,
-        test=test,
-        text=text or None,
-        label=label,
-        task=task,  # type: ignore[arg-type]
-        config=config,
-        options=told,
-        resume=resume,
-    )
+    whole: dict[str, Any] = {
+        "model": model,
+        "out": out,
+        "text": text or None,
+        "label": label,
+        "task": task,
+        "config": config,
+        "options": told,
+        "resume": resume,
+    }
+    if folds is None and seeds is None and not (resume is not None and (Path(resume) / "repeats.json").exists()):
+        from kitune.finetune import train as train_on
+
+        train_on(data, valid=valid, test=test, **whole)
+        return
+    from kitune.repeat import cross_validate, train_seeds
+    from kitune.show import show
+
+    if folds is not None and seeds is not None:
+        raise UserError("--folds and --seeds are two ways to train several times", fix="choose one of them")
+    if valid is not None:
+        told["data.valid"] = valid
+    if folds is not None and test is not None:
+        raise UserError("--folds scores every row of train; a test part has no place in it", fix="leave --test out")
+    if seeds is None:
+        repeats = cross_validate(data, folds=folds or 0, **whole)
+    else:
+        repeats = train_seeds(data, seeds=numbers(seeds), test=test, **whole)
+    show(repeats.blocks())
 
 
 @app.command()
@@ -153,28 +173,35 @@ def evaluate(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run, or any classification folder or hub name.")],
     data: Data,
     label: Label = None,
+    by: Annotated[
+        list[str] | None, typer.Option("--by", metavar="COLUMN", help="Score each value of a column apart.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="A .json file to write too.")] = None,
+    baselines: Annotated[
+        bool, typer.Option("--baselines/--no-baselines", help="What simple methods get on the same rows.")
+    ] = True,
     split: Split = None,
     which: Which = "best",
     set_: Set = None,
     json: Json = False,
 ) -> None:
-    """Score a run on labelled rows."""
+    """Score a run on labelled rows: every metric with its interval, beside simple methods."""
     from json import dumps
 
     from kitune.config import parse_set
+    from kitune.data.write import require_new_file
     from kitune.predict import load
+    from kitune.show import show, show_json
 
     require_one_process("evaluate")
+    if out is not None:
+        require_new_file(out, (".json",))
     model = load(run, which=part(which)).with_layout(parse_set(set_ or []))
-    apart = model.evaluate_apart(data, label=label, split=split)
-    metrics, new = apart["all"], apart.get("new")
-    if json:
-        print(dumps({**metrics, "new": new} if new else metrics, indent=2))
-        return
-    if new:
-        print("the second column leaves out the rows whose text the model was trained on", file=sys.stderr)
-    for name, value in metrics.items():
-        print(f"{name:<16} {value:.4f}" + (f"  {new[name]:.4f}" if new else ""))
+    found = model.evaluate(data, label=label, split=split, by=by or (), baselines=baselines)
+    if out is not None:
+        out.write_text(dumps(found.as_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        print(f"scores in {out}", file=sys.stderr)
+    show_json(found.as_json()) if json else show(found.blocks())
 
 
 @app.command()
@@ -184,6 +211,10 @@ def predict(
     out: Out = None,
     columns: Annotated[list[str] | None, typer.Option("--keep", help="Column to keep beside the answers.")] = None,
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Each label's probability.")] = False,
+    top: Annotated[int, typer.Option("--top", min=0, help="So many of the likeliest labels, with probabilities.")] = 0,
+    format_: Annotated[
+        str | None, typer.Option("--format", help="glue: a submission, named as the site asks: --out QNLI.tsv.")
+    ] = None,
     split: Split = None,
     which: Which = "best",
     set_: Set = None,
@@ -193,12 +224,17 @@ def predict(
     ] = False,
 ) -> None:
     """Answer each row of DATA, in its order; without --out the answers are printed as CSV."""
+    from kitune.answers import predict_file
     from kitune.config import parse_set
     from kitune.data.read import read_stream
     from kitune.data.write import require_new_file
-    from kitune.predict import load, predict_file
+    from kitune.glue import count_note, glue_task
+    from kitune.predict import load
 
     require_one_process("predict")
+    if format_ not in {None, "glue"}:
+        raise UserError(f"--format {format_}: there is glue; other formats follow from --out", fix="leave it out")
+    glue = glue_task(out) if format_ else None
     if out is not None:
         require_new_file(out)  # before anything is computed
     model = load(run, which=part(which), precision=precision)  # type: ignore[arg-type]
@@ -211,9 +247,13 @@ def predict(
     )
     for note in table.notes:
         print(note, file=sys.stderr)
-    rows = predict_file(model, table, out, columns=columns or (), probabilities=probabilities, excel=excel)
+    rows = predict_file(
+        model, table, out, columns=columns or (), probabilities=probabilities, top=top, excel=excel, glue=glue
+    )
     if out is not None:
         print(f"{rows:,} rows in {out}", file=sys.stderr)
+    if glue is not None and (said := count_note(glue, out, rows)):
+        print(said, file=sys.stderr)
 
 
 @app.command()
@@ -240,6 +280,15 @@ def cache(
         return
     rows = [(entry.name, entry.what, entry.items, in_bytes(entry.size)) for entry in there]
     show([f"caches under {cache_folder().parent} (HF_HOME)", Grid(("name", "what", "items", "size"), rows)])
+
+
+def numbers(words: str) -> list[int]:
+    """`1,2,3` as numbers, each once."""
+    try:
+        found = [int(word) for word in words.split(",")]
+    except ValueError:
+        raise UserError(f"--seeds {words}: not whole numbers", fix="write them as --seeds 1,2,3") from None
+    return list(dict.fromkeys(found))
 
 
 def require_one_process(name: str) -> None:

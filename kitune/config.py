@@ -29,9 +29,6 @@ ScheduleName = Literal[
     "cosine_warmup_with_min_lr",
     "warmup_stable_decay",
 ]
-MetricName = Literal[
-    "loss", "accuracy", "macro_f1", "f1", "mcc", "micro_f1", "subset_accuracy", "pearson", "spearman", "rmse", "mae"
-]
 
 
 class Options(BaseModel):
@@ -153,7 +150,19 @@ class TrainOptions(Options):
     patience: Count | Auto | None = Field(
         "auto", description="Evaluations without a better score before it stops; null: never."
     )
-    best_metric: MetricName | Auto = Field("auto", description="The metric on valid that chooses best/.")
+    best_metric: str = Field(
+        "auto",
+        description="The metric on valid that chooses best/: loss, one of the task's, or one of compute_metrics.",
+    )
+    more_is_better: bool | Auto = Field(
+        "auto", description="Which way best_metric is better; it must be told for a metric of compute_metrics."
+    )
+    compute_metrics: str | None = Field(
+        None, description="FILE.py or FILE.py:NAME, a function from an EvalPrediction to numbers by name, as Trainer's."
+    )
+    include_for_metrics: tuple[Literal["inputs", "loss"], ...] = Field(
+        (), description="What else compute_metrics is given: .inputs (token ids) and .losses (of each row)."
+    )
     evaluate_every: Literal["epoch"] | Count = Field(
         "epoch", description="Evaluate after each epoch or after so many steps."
     )
@@ -216,6 +225,7 @@ FREE_AT_RESUME = frozenset(
         "train.epochs",
         "train.resume_learning_rate",
         "train.checkpoint_every",
+        "train.compute_metrics",  # likewise
         "engine.gradient_checkpointing",
         "engine.log_every",
         "engine.device",

@@ -1,6 +1,6 @@
 """The main job, readable from top to bottom: from data to a run."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,24 +8,30 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from kitune.answers import write_predictions
 from kitune.config import RunOptions, TaskName, load_yaml, with_values
 from kitune.data.encode import Encoded
 from kitune.data.parts import Parts, read_parts
 from kitune.data.read import Source
 from kitune.data.sources import PARTS
+from kitune.data.table import Rows
 from kitune.diagnosis import examined
 from kitune.errors import UserError, command, numbered
+from kitune.evaluate.own_metrics import OwnMetrics, filled_ids, own_metrics
 from kitune.evaluate.score import Predictions, outputs, plan_prediction, score, threshold_of
+from kitune.inference import load_to_answer
 from kitune.metrics import Metrics, table_line
 from kitune.model.engine import slow_down
 from kitune.notebook import Block, Grid, Shown
-from kitune.predict import Model, load, load_to_answer, write_predictions
+from kitune.predict import Model, load
 from kitune.prepare import asked, encode_parts, expected, lengths_in, network_for, settle, training_for
 from kitune.resume import (
     not_finite,
     noted,
     refuse_changed_data,
+    refuse_changed_metrics,
     refuse_changed_model,
     refuse_changed_options,
     restored,
@@ -43,7 +49,6 @@ from kitune.run_folder import (
     read_record,
     require_writable,
 )
-from kitune.tasks import TASKS
 from kitune.training.checkpoint import no_room
 from kitune.training.devices import Machine, connect
 from kitune.training.journal import Journal
@@ -95,6 +100,7 @@ def train(
     task: TaskName | None = None,
     config: str | Path | None = None,
     options: Mapping[str, Any] | None = None,
+    compute_metrics: Callable[[Any], Mapping[str, Any]] | None = None,
     resume: "str | Path | Run | None" = None,
 ) -> Run:
     """Fine-tune a pretrained text encoder on `data`.
@@ -108,6 +114,8 @@ def train(
         text: the text column, or two for a pair; guessed where not given, and so are label and task.
         config: a YAML file with options.
         options: any others by name: `{"train.epochs": 3}`; `kitune train --options` lists them.
+        compute_metrics: your own metrics, from a transformers `EvalPrediction` to numbers by name; as a file's path it is
+            the option `train.compute_metrics`.
         resume: a run to go on with, after a crash or for more epochs; data that came as a file is read again.
 
     Returns:
@@ -124,12 +132,18 @@ def train(
                 "a run goes on in its own folder with its own options; config and out are for a new one",
                 fix="leave them out; --set train.epochs=N gives it more epochs",
             )
-        return go_on(resume.folder if isinstance(resume, Run) else Path(resume), changes, sources)
-    return finetune(with_values(base, changes, where="--set"), sources, out)
+        return go_on(resume.folder if isinstance(resume, Run) else Path(resume), changes, sources, compute_metrics)
+    return finetune(with_values(base, changes, where="--set"), sources, out, compute_metrics)
 
 
-def finetune(options: RunOptions, sources: Mapping[str, Source], out: str | Path | None) -> Run:
+def finetune(
+    options: RunOptions,
+    sources: Mapping[str, Source],
+    out: str | Path | None,
+    compute_metrics: Callable[[Any], Mapping[str, Any]] | None = None,
+) -> Run:
     """A new run: everything that can be refused is refused before its folder is made."""
+    own = own_metrics(options.train, compute_metrics)
     machine = connect(options.engine)
     say = machine.say
     folder = choose_folder(out) if machine.is_first else Path()
@@ -142,7 +156,7 @@ def finetune(options: RunOptions, sources: Mapping[str, Source], out: str | Path
         say(sentence)
     began = pretrained.fingerprints()
     lengths = lengths_in(parts, pretrained)
-    resolved = settle(parts, pretrained, lengths, machine)
+    resolved = settle(parts, pretrained, lengths, machine, own)
     encoded = encode_parts(parts, pretrained, resolved, machine)
     findings = examined(parts, pretrained, encoded, lengths, resolved, machine)
     train_options = resolved.train
@@ -165,6 +179,7 @@ def finetune(options: RunOptions, sources: Mapping[str, Source], out: str | Path
             **facts(machine),
             "model": began,
             "data": parts.fingerprints(),
+            "compute_metrics": own.digest if own else None,
             "commits": {name: commit for name, commit in commits.items() if commit},
             "resumed": [],
         }
@@ -174,17 +189,24 @@ def finetune(options: RunOptions, sources: Mapping[str, Source], out: str | Path
         )
     folder = Path(agree(machine, str(folder)))
     with explained(folder, parts, resolved, machine):
-        state = learn(folder, parts, training, pretrained.tokenizer, encoded, resolved, record=None)
+        state = learn(folder, parts, training, pretrained.tokenizer, encoded, resolved, own, record=None)
         del training, pretrained
-        return finish(folder, parts, encoded, state, resolved, machine)
+        return finish(folder, parts, encoded, state, resolved, machine, own)
 
 
-def go_on(folder: Path, changes: Mapping[str, Any], sources: Mapping[str, Source]) -> Run:
+def go_on(
+    folder: Path,
+    changes: Mapping[str, Any],
+    sources: Mapping[str, Source],
+    compute_metrics: Callable[[Any], Mapping[str, Any]] | None = None,
+) -> Run:
     """Resume a run, with more epochs where they are asked for; refuses one whose data or mathematics changed."""
     record = read_record(folder)
     before = load_yaml(folder / "run.yaml")
     options = with_values(before, changes, where="--set")
     refuse_changed_options(folder, before, options)
+    own = own_metrics(options.train, compute_metrics)
+    refuse_changed_metrics(folder, record, own)
     machine = connect(options.engine)
     given = {part: sources.get(part, getattr(options.data, part)) for part in PARTS}
     if given["train"] is None:
@@ -199,9 +221,9 @@ def go_on(folder: Path, changes: Mapping[str, Any], sources: Mapping[str, Source
     encoded = encode_parts(parts, pretrained, options, machine)
     training = training_for(parts, pretrained, encoded, options, machine)
     with explained(folder, parts, options, machine):
-        state = learn(folder, parts, training, pretrained.tokenizer, encoded, options, record=record)
+        state = learn(folder, parts, training, pretrained.tokenizer, encoded, options, own, record=record)
         del training, pretrained
-        return finish(folder, parts, encoded, state, options, machine)
+        return finish(folder, parts, encoded, state, options, machine, own)
 
 
 @contextmanager
@@ -225,6 +247,7 @@ def learn(
     tokenizer: Any,
     encoded: Mapping[str, Encoded],
     options: RunOptions,
+    own: OwnMetrics | None,
     *,
     record: dict[str, Any] | None,
 ) -> State:
@@ -240,7 +263,7 @@ def learn(
     journal = Journal(folder, writes=machine.is_first, step=state.step)
     try:
         journal.write_log(state.log)
-        train_network(training, state, journal, keeper, parts, encoded)
+        train_network(training, state, journal, keeper, parts, encoded, own)
     finally:
         journal.close()
     slow_down(network)  # so that what only learning needs can go before the best weights come
@@ -254,6 +277,7 @@ def train_network(
     keeper: Keeper | None,
     parts: Parts,
     encoded: Mapping[str, Encoded],
+    own: OwnMetrics | None,
 ) -> None:
     """Fit, with the validation part scored and the state saved whenever the loop asks for it."""
     machine, valid = training.machine, encoded["valid"]
@@ -267,7 +291,7 @@ def train_network(
         logits = outputs(training.network, valid, pad_id=training.pad_id, machine=machine, advance=journal.advance)
         journal.end()
         threshold = threshold_of(parts.task, logits, labels)
-        metrics = score(parts.task, logits, labels, threshold=threshold)
+        metrics = scored(parts, valid, logits, threshold, own)
         latest.update(metrics, threshold=threshold)
         return metrics
 
@@ -293,6 +317,7 @@ def finish(
     state: State,
     options: RunOptions,
     machine: Machine,
+    own: OwnMetrics | None,
 ) -> Run:
     """Score the best weights on valid and, once, on test; write the predictions; say where everything is."""
     machine.meet()  # best/ is on the disk
@@ -308,18 +333,16 @@ def finish(
         if part not in encoded:
             continue
         logits = outputs(answering.network, encoded[part], pad_id=pad_id, machine=machine)
-        labels = encoded[part].labels
-        assert labels is not None
-        metrics[part] = score(parts.task, logits, labels, threshold=threshold)
+        metrics[part] = scored(parts, encoded[part], logits, threshold, own)
         if machine.is_first:
             answers = Predictions(logits, parts.names, parts.task, threshold)
             target = folder / "predictions" / f"{part}.parquet"
             write_predictions(answers, parts.tables[part], target, columns=parts.columns_in(part), probabilities=True)
-        names = ("loss", *TASKS[parts.task].headline)
+        names = tuple(metrics[part])
         machine.say(f"best/ on {part} ({numbered(len(logits), 'row')}): {table_line(metrics[part], names)}")
         new = np.flatnonzero(~np.isin(parts.keys(part), known))
         if 0 < len(new) < len(logits):
-            metrics[f"{part}_new"] = score(parts.task, logits[new], labels[new], threshold=threshold)
+            metrics[f"{part}_new"] = scored(parts, encoded[part], logits, threshold, own, rows=new)
             line = table_line(metrics[f"{part}_new"], names)
             machine.say(f"  without the {numbered(len(logits) - len(new), 'row')} whose text is in train: {line}")
     if machine.is_first:
@@ -328,6 +351,24 @@ def finish(
         f"the run is in {folder}; use it with {command('kitune', 'predict', folder, 'DATA', '--out', 'FILE.csv')}",
     )
     return Run(folder, options, metrics)
+
+
+def scored(
+    parts: Parts,
+    encoded: Encoded,
+    logits: NDArray[np.float32],
+    threshold: float,
+    own: OwnMetrics | None,
+    *,
+    rows: Rows | None = None,
+) -> Metrics:
+    """The loss, the task's metrics, and the user's own, of all rows or of some."""
+    labels = encoded.labels
+    assert labels is not None
+    if rows is not None:
+        logits, labels = logits[rows], labels[rows]
+    metrics = score(parts.task, logits, labels, threshold=threshold)
+    return metrics | own(parts.task, logits, labels, lambda: filled_ids(encoded, rows)) if own else metrics
 
 
 def agree(machine: Machine, value: str) -> str:

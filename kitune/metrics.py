@@ -1,7 +1,7 @@
 """Metrics by scikit-learn and scipy, and which way is better."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,11 +103,16 @@ def regression_metrics(logits: NDArray[np.float32], labels: NDArray[np.float32])
     }
 
 
-def better(name: str, new: float, old: float | None) -> bool:
-    """Whether `new` beats `old` in the metric's direction; NaN beats nothing."""
+def better(name: str, new: float, old: float | None, *, more: bool | Literal["auto"] = "auto") -> bool:
+    """Whether `new` beats `old`; NaN beats nothing.
+
+    Args:
+        more: whether more of it is better; auto: as MORE_IS_BETTER says of the metric.
+    """
     if new != new:
         return False
-    return old is None or (new > old if MORE_IS_BETTER[name] else new < old)
+    more = MORE_IS_BETTER[name] if more == "auto" else more
+    return old is None or (new > old if more else new < old)
 
 
 def table_line(metrics: Metrics, names: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""Answers of a trained model: in Python, and streamed to a file."""
+"""A trained model, ready to answer."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from kitune.config import (
     Auto,
     DataOptions,
-    EngineOptions,
     Layout,
     Precision,
     RunOptions,
@@ -23,23 +22,23 @@ from kitune.config import (
     with_values,
 )
 from kitune.data.columns import guess_text, require_columns
-from kitune.data.encode import Encoded, encode
+from kitune.data.encode import encode
 from kitune.data.labels import label_array
 from kitune.data.long_texts import LongTexts
 from kitune.data.read import Source
 from kitune.data.sources import read_part
 from kitune.data.split import text_keys
 from kitune.data.table import Table
-from kitune.data.write import require_new_file, row_writer
 from kitune.errors import UserError, numbered
-from kitune.evaluate.score import WINDOW_ROWS, Predictions, outputs, score
-from kitune.metrics import Metrics
-from kitune.model.encoder import Pretrained, load_config, load_pretrained, model_folder
-from kitune.model.engine import kernels_for, speed_up
-from kitune.model.families import OwnWeights
+from kitune.evaluate.evaluation import Evaluation, judged, slices_of
+from kitune.evaluate.measures import Answered
+from kitune.evaluate.score import Predictions, outputs
+from kitune.inference import load_to_answer
+from kitune.model.encoder import load_config, model_folder
+from kitune.rivals import rivals
 from kitune.run_folder import KNOWN_TEXTS, read_metrics
 from kitune.tasks import task_of
-from kitune.training.devices import DTYPES, Machine, connect
+from kitune.training.devices import Machine, connect
 
 
 @dataclass(frozen=True)
@@ -49,6 +48,8 @@ class Model:
     Attributes:
         data: the columns, layout and label separator that it was trained with, but for the encoding, which each file shows
             anew; the defaults for a model from elsewhere.
+        run: the options of the run that it is of; None for a model from elsewhere.
+        folder: where it was loaded from.
         known_texts: keys of the texts that it was trained on (see `text_keys`), of a run.
         usual_encoding: of its own files; read in it are those that are not UTF-8.
     """
@@ -61,6 +62,8 @@ class Model:
     max_length: int
     data: DataOptions
     machine: Machine
+    folder: Path
+    run: RunOptions | None = None
     usual_encoding: str = "auto"
     known_texts: NDArray[np.uint64] | None = None
 
@@ -125,11 +128,10 @@ class Model:
 
     def predict_table(self, table: Table) -> Predictions:
         """Answers for every row of `table`."""
-        _, logits = self.forward(table)
-        return Predictions(logits, self.label_names, self.task, self.threshold)
+        return Predictions(self.forward(table), self.label_names, self.task, self.threshold)
 
-    def forward(self, table: Table) -> tuple[Encoded, NDArray[np.float32]]:
-        """The token ids and the logits, (rows, outputs), of every row of `table`."""
+    def forward(self, table: Table) -> NDArray[np.float32]:
+        """The logits of every row of `table`, (rows, outputs)."""
         encoded = encode(
             table,
             self.columns_in(table),
@@ -138,34 +140,62 @@ class Model:
             long_texts=LongTexts.asked(self.data),
             cache=False,
         )
-        return encoded, outputs(self.network, encoded, pad_id=self.tokenizer.pad_token_id or 0, machine=self.machine)
+        return outputs(self.network, encoded, pad_id=self.tokenizer.pad_token_id or 0, machine=self.machine)
 
-    def evaluate(self, data: Source, *, label: str | None = None, split: str | None = None) -> Metrics:
-        """The loss and the task's metrics on labelled rows (see `evaluate_apart`)."""
-        return self.evaluate_apart(data, label=label, split=split)["all"]
-
-    def evaluate_apart(self, data: Source, *, label: str | None = None, split: str | None = None) -> dict[str, Metrics]:
-        """The loss and the task's metrics on `all` labelled rows, and on the `new` ones where the run has seen others' texts.
+    def evaluate(
+        self,
+        data: Source,
+        *,
+        label: str | None = None,
+        split: str | None = None,
+        by: Sequence[str] = (),
+        baselines: bool = True,
+        train: Source = None,
+    ) -> Evaluation:
+        """Every metric of the task on labelled rows, with intervals, and of what a trained model has to beat.
 
         Args:
             split: the part of a folder or hub data set that has several.
+            by: columns whose values are scored apart.
+            baselines: also learn the majority, TF-IDF and frozen-probe baselines from the rows that the run learned from.
+            train: these rows, where they are in no file.
 
         Raises:
-            UserError: the label column is not there, or a row has no label or an unknown one.
+            UserError: a column is not there, or a row has no label or an unknown one.
         """
         table = self.read(data, split=split)
         column = label or self.data.label
         if column is None:
             raise UserError("the model does not know which column holds the labels", fix="name it: --label COLUMN")
-        require_columns(table, [column])
+        require_columns(table, [column, *by])
+        if not len(table):
+            raise UserError(f"{table.source}: it has no rows to score", fix="give labelled rows")
         labels = label_array(table, column, self.task, self.label_names, separator=self.data.label_separator)
-        _, logits = self.forward(table)
-        metrics = {"all": score(self.task, logits, labels, threshold=self.threshold)}
+        logits = self.forward(table)
+        answered = Answered(self.task, logits, labels, self.label_names, self.threshold)
+        text, new = self.columns_in(table), None
         if self.known_texts is not None:
-            new = np.flatnonzero(~np.isin(text_keys(table, self.columns_in(table)), self.known_texts))
-            if 0 < len(new) < len(labels):
-                metrics["new"] = score(self.task, logits[new], labels[new], threshold=self.threshold)
-        return metrics
+            rows = np.flatnonzero(~np.isin(text_keys(table, text), self.known_texts))
+            new = rows if 0 < len(rows) < len(labels) else None
+        others: dict[str, Answered] = {}
+        notes: list[str] = []
+        if baselines:
+            told = {"text": text, "label": column, "labels": None if self.task == "regression" else self.label_names}
+            options = (self.run or RunOptions()).model_copy(
+                update={"task": self.task, "data": self.data.model_copy(update=told)}
+            )
+            others, notes = rivals(
+                options,
+                self.run,
+                self.folder.parent,
+                table,
+                labels,
+                train=train,
+                machine=self.machine,
+                max_length=self.max_length,
+            )
+        groups = {name: slices_of(table, name) for name in by}
+        return judged(answered, table.source, new=new, groups=groups, baselines=others, notes=notes)
 
 
 def load(
@@ -205,6 +235,8 @@ def load(
         min(pretrained.most_tokens, int(pretrained.tokenizer.model_max_length)),
         options.data.model_copy(update={"encoding": "auto"}) if options else DataOptions(),
         machine,
+        folder,
+        options,
         options.data.encoding if options else "auto",
         known_texts(folder),
     )
@@ -217,70 +249,3 @@ def known_texts(folder: Path) -> NDArray[np.uint64] | None:
     except (OSError, ValueError):
         return None
     return keys
-
-
-def load_to_answer(
-    folder: Path, task: TaskName, names: Sequence[str], engine: EngineOptions, machine: Machine
-) -> Pretrained:
-    """The network of a folder where it computes, in the machine's precision and on the fast path where there is one."""
-    pretrained = load_pretrained(folder, task, names)
-    network, dtype = pretrained.network.eval().requires_grad_(False), DTYPES[machine.precision]
-    fast = kernels_for(engine, dtype=dtype, device=machine.device, threads=machine.threads)
-    if fast is None:
-        network.to(machine.device, dtype)
-    if speed_up(network, engine, kernels=fast, dtype=dtype, store=OwnWeights()) is not None:
-        network.to(machine.device, dtype)
-    return pretrained
-
-
-def predict_file(
-    model: Model,
-    table: Table,
-    out: Path | None,
-    *,
-    columns: Sequence[str] = (),
-    probabilities: bool = False,
-    excel: bool = False,
-) -> int:
-    """Write an answer for each row of `table` to `out`, window by window, in input order.
-
-    Args:
-        out: a .csv, .tsv, .jsonl or .parquet file that does not exist yet; None: CSV on standard output.
-        columns: of the table, to keep beside the answers, such as ids.
-        probabilities: add a column with each label's probability.
-        excel: write CSV and TSV with a byte order mark, without which Excel takes them for the system's old encoding.
-
-    Returns:
-        Number of rows.
-    """
-    if out is not None:
-        require_new_file(out)
-    if excel and (out is None or out.suffix.lower() not in (".csv", ".tsv")):
-        raise UserError("--excel is for a .csv or .tsv file", fix="leave it out, or choose --out FILE.csv")
-    require_columns(table, columns)
-    model.columns_in(table)  # refused before anything is written
-    with row_writer(out, "utf-8-sig" if excel else "utf-8") as write:
-        for begin in range(0, len(table), WINDOW_ROWS):
-            rows = np.arange(begin, min(begin + WINDOW_ROWS, len(table)))
-            window = table.take(rows)
-            write(answer_rows(model.predict_table(window), window, columns, probabilities))
-    return len(table)
-
-
-def write_predictions(
-    answers: Predictions, table: Table, out: Path, *, columns: Sequence[str], probabilities: bool
-) -> None:
-    """Write finished answers beside the chosen columns of their rows; replaces a file of an earlier try."""
-    out.parent.mkdir(exist_ok=True)
-    with row_writer(out) as write:
-        write(answer_rows(answers, table, columns, probabilities))
-
-
-def answer_rows(answers: Predictions, table: Table, columns: Sequence[str], probabilities: bool) -> pa.Table:
-    """The chosen columns, `prediction`, and on request the probability of each label as `p(name)`."""
-    result = {name: table.data.column(name) for name in columns}
-    result["prediction"] = pa.array(answers.labels)
-    if probabilities and answers.probabilities is not None:
-        for i, name in enumerate(answers.label_names):
-            result[f"p({name})"] = pa.array(answers.probabilities[:, i])
-    return pa.table(result)

@@ -18,6 +18,7 @@ from kitune.data.parts import Parts, label_shares
 from kitune.data.read import Source
 from kitune.data.sources import PARTS
 from kitune.errors import UserError
+from kitune.evaluate.own_metrics import OwnMetrics
 from kitune.findings import Finding
 from kitune.model.encoder import Pretrained, load_pretrained, model_folder
 from kitune.model.engine import kernels_for, speed_up
@@ -80,11 +81,18 @@ def lengths_in(parts: Parts, pretrained: Pretrained) -> NDArray[np.int64]:
     return sample_lengths(table, parts.columns.text, pretrained.tokenizer, cache=cache)
 
 
-def settle(parts: Parts, pretrained: Pretrained, lengths: NDArray[np.int64], machine: Machine) -> RunOptions:
+def settle(
+    parts: Parts,
+    pretrained: Pretrained,
+    lengths: NDArray[np.int64],
+    machine: Machine,
+    own: OwnMetrics | None = None,
+) -> RunOptions:
     """The options with a value in place of every `auto` that decides what is learned; the run.yaml of the run.
 
     Args:
         lengths: tokens of each whole text of train, (sampled rows, texts).
+        own: the user's metrics, which are called once now.
     """
     options, columns, say = parts.options, parts.columns, machine.say
     whole = lengths.sum(axis=1) + pretrained.tokenizer.num_special_tokens_to_add(pair=len(columns.text) == 2)
@@ -111,7 +119,11 @@ def settle(parts: Parts, pretrained: Pretrained, lengths: NDArray[np.int64], mac
         rows=len(parts.tables["train"]),
         num_labels=len(parts.names),
         parameters=parameters,
+        own=own.names(parts.task, len(parts.names)) if own else (),
     )
+    if resolved.compute_metrics is not None:  # a run may be resumed from another folder
+        path, colon, function = resolved.compute_metrics.partition(":")
+        resolved = resolved.model_copy(update={"compute_metrics": f"{Path(path).resolve()}{colon}{function}"})
     told = {
         "text": columns.text,
         "label": columns.label,

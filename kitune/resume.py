@@ -9,6 +9,7 @@ from kitune.config import FREE_AT_RESUME, RunOptions, dump_yaml, flat
 from kitune.data.parts import Parts
 from kitune.data.table import Table
 from kitune.errors import UserError, command, numbered
+from kitune.evaluate.own_metrics import OwnMetrics
 from kitune.model.encoder import Pretrained
 from kitune.run_folder import as_json, facts, replace_file, restore
 from kitune.training.checkpoint import newest_whole, set_aside
@@ -56,6 +57,22 @@ def refuse_changed_model(folder: Path, record: Mapping[str, Any], pretrained: Pr
                 f"{folder}: the {what} of the base model in {pretrained.folder} is not what the run began with",
                 fix="put the old model back, or name its place with --model",
             )
+
+
+def refuse_changed_metrics(folder: Path, record: Mapping[str, Any], own: OwnMetrics | None) -> None:
+    """Refuse a resumption that would choose its best weights by other metrics."""
+    before = record.get("compute_metrics")
+    if before is not None and own is None:
+        raise UserError(
+            f"{folder}: it was trained with metrics of your own, a function in Python",
+            fix=f"resume there: kitune.train(resume={str(folder)!r}, compute_metrics=...)",
+        )
+    if before and own and own.digest != before:
+        raise UserError(
+            f"{folder}: {own.place} is not what it was when the run began",
+            fix="put the old file back to go on, or start a new run: "
+            + command("kitune", "train", "DATA", "--model", folder),
+        )
 
 
 def differences(record: Mapping[str, Any], machine: Machine) -> list[str]:

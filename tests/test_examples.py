@@ -74,5 +74,7 @@ def test_the_starter_is_three_points_above_a_bag_of_words(parts: Parts, tmp_path
         str(EXAMPLES / "tickets_test.csv"),
         "--json",
     ]
-    accuracy = json.loads(subprocess.run(scored, capture_output=True, text=True, check=True).stdout)["accuracy"]
+    accuracy = json.loads(subprocess.run(scored, capture_output=True, text=True, check=True).stdout)["metrics"][
+        "accuracy"
+    ]
     assert accuracy >= bag_of_words + 0.03

@@ -4,7 +4,7 @@ import csv
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
@@ -18,13 +18,14 @@ from kitune.errors import UserError
 Write: TypeAlias = Callable[[pa.Table], None]
 
 
-def require_new_file(out: Path) -> None:
+def require_new_file(out: Path, endings: Sequence[str] = ()) -> None:
     """Refuse a file that exists, has an unknown ending, or lies where nothing can be written."""
     if out.exists():
         raise UserError(f"{out}: it exists already; nothing in it was touched", fix="choose another --out")
-    if out.suffix.lower() not in WRITERS:
+    endings = endings or tuple(WRITERS)
+    if out.suffix.lower() not in endings:
         ending = out.suffix or "(none)"
-        raise UserError(f"{out}: the ending {ending} is not one that kitune writes", fix=f"use {', '.join(WRITERS)}")
+        raise UserError(f"{out}: the ending {ending} is not one that kitune writes", fix=f"use {', '.join(endings)}")
     if not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
         missing = "there is no such folder" if not out.parent.is_dir() else "you may not write there"
         raise UserError(f"--out {out}: {out.parent}: {missing}", fix="choose another --out")

@@ -1,6 +1,7 @@
 """Outputs of a network for every row, in input order, always."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -12,6 +13,7 @@ from torch import nn
 from kitune.config import TaskName
 from kitune.data.batches import collate
 from kitune.data.encode import Encoded
+from kitune.data.scratch import scratch_array
 from kitune.data.table import Rows
 from kitune.metrics import Metrics, best_threshold
 from kitune.notebook import Block, Grid, Shown
@@ -89,21 +91,22 @@ def outputs(
         advance: called after each batch of this process, for a bar.
     """
     was_training, sequences = network.training, encoded.sequences()
-    network.eval()
-    parts: list[tuple[Rows, NDArray[np.float32]]] = []
-    with torch.inference_mode():
+
+    def forwarded() -> Iterator[tuple[Rows, NDArray[np.float32]]]:
         for rows in plan_prediction(sequences.lengths)[machine.rank :: machine.world_size]:
             batch = collate(sequences, rows, pad_id=pad_id, device=machine.device)
-            logits = network(**batch.inputs()).logits
-            parts.append((rows, logits.float().cpu().numpy()))
+            yield rows, network(**batch.inputs()).logits.float().cpu().numpy()
             if advance is not None:
                 advance()
+
+    result: NDArray[np.float32] = np.empty((len(sequences), 0), dtype=np.float32)
+    network.eval()
+    with torch.inference_mode(), ExitStack() as mapped:
+        for rows, logits in forwarded() if machine.world_size == 1 else machine.gather(list(forwarded())):
+            if not result.size:  # large ones lie in a file that is mapped as long as somebody looks at it
+                result = mapped.enter_context(scratch_array((len(sequences), logits.shape[1]), np.float32))
+            result[rows] = logits
     network.train(was_training)
-    parts = machine.gather(parts)
-    width = parts[0][1].shape[1] if parts else 0
-    result = np.empty((len(sequences), width), dtype=np.float32)
-    for rows, logits in parts:
-        result[rows] = logits
     return encoded.of_rows(result)
 
 

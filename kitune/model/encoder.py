@@ -328,6 +328,15 @@ def load_pretrained(
     )
 
 
+def load_encoder(folder: Path) -> tuple[Any, Any]:
+    """The encoder in `folder` without any head, on the CPU in fp32, and its tokenizer."""
+    from transformers import AutoModel
+
+    folder, _ = with_safetensors(folder)
+    with quiet_transformers(), scipy_when_called():
+        return AutoModel.from_pretrained(folder, dtype=torch.float32), load_tokenizer(folder)
+
+
 def trained_names(config: Any) -> list[str] | None:
     """The label names that a config carries from an earlier training, None where they are transformers' placeholders."""
     names = [str(name) for _, name in sorted(config.id2label.items())]

@@ -4,6 +4,7 @@ Chosen on data sets that stand in no table of BENCHMARKS.md (trec, sst5 and our 
 """
 
 import math
+from collections.abc import Sequence
 
 from kitune.config import TaskName, TrainOptions
 from kitune.errors import UserError
@@ -19,26 +20,22 @@ LEAST_STEPS, MOST_EPOCHS, FEWEST_EPOCHS = 1_200, 12, 4
 MANY_ROWS = 50_000
 
 
-def resolve(options: TrainOptions, *, task: TaskName, rows: int, num_labels: int, parameters: int) -> TrainOptions:
+def resolve(
+    options: TrainOptions, *, task: TaskName, rows: int, num_labels: int, parameters: int, own: Sequence[str] = ()
+) -> TrainOptions:
     """`options` with a number in place of every `auto`.
 
     Args:
         rows: of train.
         parameters: of the whole network.
+        own: names of the user's own metrics.
     """
     batch_rows = 16 if options.batch_rows == "auto" else options.batch_rows
     epochs = default_epochs(rows, batch_rows, num_labels, task) if options.epochs == "auto" else options.epochs
     rate = default_rate(num_labels, parameters, task) if options.learning_rate == "auto" else options.learning_rate
     resume_rate = rate / 2 if options.resume_learning_rate == "auto" else options.resume_learning_rate
     best = TASKS[task].headline[0] if options.best_metric == "auto" else options.best_metric
-    if best != "loss" and best not in TASKS[task].headline:
-        raise UserError(
-            f"train.best_metric: a {task} task has no {best}",
-            fix=f"choose among loss, {', '.join(TASKS[task].headline)}",
-        )
-    if best == "f1" and num_labels != 2:
-        raise UserError("train.best_metric: f1 is for two classes", fix="--set train.best_metric=macro_f1")
-    assert best in MORE_IS_BETTER
+    require_metric(best, task, num_labels, own, options)
     patience = 3 if options.patience == "auto" else options.patience
     return options.model_copy(
         update={
@@ -50,6 +47,20 @@ def resolve(options: TrainOptions, *, task: TaskName, rows: int, num_labels: int
             "patience": patience,
         }
     )
+
+
+def require_metric(name: str, task: TaskName, num_labels: int, own: Sequence[str], options: TrainOptions) -> None:
+    """Refuse a metric that cannot choose the best weights."""
+    known = ("loss", *TASKS[task].headline, *own)
+    if name not in known:
+        raise UserError(f"train.best_metric: a {task} task has no {name}", fix=f"choose among {', '.join(known)}")
+    if name == "f1" and num_labels != 2 and name not in own:
+        raise UserError("train.best_metric: f1 is for two classes", fix="--set train.best_metric=macro_f1")
+    if name not in MORE_IS_BETTER and options.more_is_better == "auto":
+        raise UserError(
+            f"train.best_metric: it is not known whether more or less of {name} is better",
+            fix="--set train.more_is_better=true, or false",
+        )
 
 
 def default_rate(num_labels: int, parameters: int, task: TaskName) -> float:

@@ -294,7 +294,7 @@ def evaluated(training: Training, state: State, metrics: Metrics, epoch: int, *,
     """Note the metrics of an evaluation in `state`; whether they are the best so far."""
     options = training.options
     name = str(options.best_metric)
-    improved = better(name, metrics[name], state.best_value)
+    improved = better(name, metrics[name], state.best_value, more=options.more_is_better)
     if improved:
         state.best_value, state.best_step, state.waiting = metrics[name], state.step, 0
     else:

@@ -248,4 +248,4 @@ def test_evaluate_knows_how_the_labels_were_parted(tiny_model: Path, tmp_path: P
     data = [row | {"label": "/".join(row["label"])} for row in rows("multi-label", 50)]
     options = OPTIONS | {"data.label_separator": "/"}
     kitune.train(data, model=str(tiny_model), task="multi-label", out=tmp_path / "run", options=options)
-    assert "micro_f1" in kitune.load(tmp_path / "run").evaluate(data)
+    assert "micro_f1" in kitune.load(tmp_path / "run").evaluate(data).metrics

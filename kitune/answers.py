@@ -1,0 +1,91 @@
+"""Answers as rows: beside chosen columns of what was asked, streamed to a file."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from kitune.data.columns import require_columns
+from kitune.data.table import Table
+from kitune.data.write import require_new_file, row_writer
+from kitune.errors import UserError
+from kitune.evaluate.score import WINDOW_ROWS, Predictions
+from kitune.glue import GlueTask, glue_rows, require_words
+from kitune.predict import Model
+
+
+def predict_file(
+    model: Model,
+    table: Table,
+    out: Path | None,
+    *,
+    columns: Sequence[str] = (),
+    probabilities: bool = False,
+    top: int = 0,
+    excel: bool = False,
+    glue: GlueTask | None = None,
+) -> int:
+    """Write an answer for each row of `table` to `out`, window by window, in input order.
+
+    Args:
+        out: a .csv, .tsv, .jsonl or .parquet file that does not exist yet; None: CSV on standard output.
+        columns: of the table, to keep beside the answers, such as ids.
+        probabilities: add a column with each label's probability.
+        top: add so many of the likeliest labels with their probabilities.
+        excel: write CSV and TSV with a byte order mark, without which Excel takes them for the system's old encoding.
+        glue: write the submission of this task instead.
+
+    Returns:
+        Number of rows.
+    """
+    if out is not None:
+        require_new_file(out)
+    if excel and (out is None or out.suffix.lower() not in (".csv", ".tsv")):
+        raise UserError("--excel is for a .csv or .tsv file", fix="leave it out, or choose --out FILE.csv")
+    require_columns(table, columns)
+    model.columns_in(table)  # refused before anything is written
+    if glue is not None:
+        if columns or probabilities or top or excel:
+            raise UserError("a GLUE submission has an index and a prediction, nothing else", fix="leave the others out")
+        require_words(glue, model.label_names, model.task)
+    if top and model.task == "regression":
+        raise UserError("--top: a regression answers with one number", fix="leave it out")
+    with row_writer(out, "utf-8-sig" if excel else "utf-8") as write:
+        for begin in range(0, len(table), WINDOW_ROWS):
+            rows = np.arange(begin, min(begin + WINDOW_ROWS, len(table)))
+            window = table.take(rows)
+            answers = model.predict_table(window)
+            if glue is not None:
+                write(glue_rows(glue, answers, window, begin=begin))
+            else:
+                write(answer_rows(answers, window, columns, probabilities=probabilities, top=top))
+    return len(table)
+
+
+def write_predictions(
+    answers: Predictions, table: Table, out: Path, *, columns: Sequence[str], probabilities: bool
+) -> None:
+    """Write finished answers beside the chosen columns of their rows; replaces a file of an earlier try."""
+    out.parent.mkdir(exist_ok=True)
+    with row_writer(out) as write:
+        write(answer_rows(answers, table, columns, probabilities=probabilities))
+
+
+def answer_rows(
+    answers: Predictions, table: Table, columns: Sequence[str], *, probabilities: bool, top: int = 0
+) -> pa.Table:
+    """The chosen columns and `prediction`; on request the likeliest labels, `top1` with `p1` and so on, and every `p(name)`."""
+    result = {name: table.data.column(name) for name in columns}
+    result["prediction"] = pa.array(answers.labels)
+    shares, names = answers.probabilities, answers.label_names
+    if shares is None:
+        return pa.table(result)
+    likeliest = np.argsort(-shares, axis=1, kind="stable")[:, :top]
+    for place, chosen in enumerate(likeliest.T, start=1):
+        result[f"top{place}"] = pa.array([names[i] for i in chosen], pa.string())
+        result[f"p{place}"] = pa.array(np.take_along_axis(shares, chosen[:, None], axis=1)[:, 0])
+    if probabilities:
+        for i, name in enumerate(names):
+            result[f"p({name})"] = pa.array(shares[:, i])
+    return pa.table(result)

@@ -1,0 +1,233 @@
+"""scikit-learn's way to the same training: `fit`, `predict`, `predict_proba`, in pipelines, searches and cross-validation."""
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from io import StringIO
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d
+
+from kitune.config import TaskName
+from kitune.errors import UserError
+from kitune.finetune import train
+from kitune.metrics import softmax
+from kitune.predict import Model, load
+
+# Texts, pairs of texts, a frame of one or two text columns, or an array of (rows,) or (rows, 1 or 2) texts.
+Texts: TypeAlias = Any
+LABEL, WEIGHT = "label", "weight"
+
+
+class TextEstimator(BaseEstimator):  # type: ignore[misc]
+    """What both estimators share. A fitted one holds its model's files, so that it can be pickled and sent elsewhere.
+
+    Args:
+        model: `starter`, a folder, an earlier run, or a hub name.
+        epochs, learning_rate, batch_rows, max_length: as `train.epochs` and so on of `kitune train --options`.
+        valid_share: of the rows given to `fit`, held out to choose the best epoch.
+        random_state: the seed of all that is drawn.
+        options: any other option by name, such as `{"train.class_weights": "auto"}`.
+        verbose: whether the training says what it does.
+
+    Attributes:
+        files_: the fitted model's folder: its files by name.
+        n_iter_: epochs that were trained.
+    """
+
+    _task: TaskName
+
+    def __init__(
+        self,
+        model: str = "starter",
+        *,
+        epochs: int | Literal["auto"] = "auto",
+        learning_rate: float | Literal["auto"] = "auto",
+        batch_rows: int | Literal["auto"] = "auto",
+        max_length: int | Literal["auto"] = "auto",
+        valid_share: float = 0.1,
+        random_state: int | None = None,
+        options: Mapping[str, Any] | None = None,
+        verbose: bool = False,
+    ) -> None:
+        self.model = model
+        self.epochs = epochs
+        self.learning_rate = learning_rate
+        self.batch_rows = batch_rows
+        self.max_length = max_length
+        self.valid_share = valid_share
+        self.random_state = random_state
+        self.options = options
+        self.verbose = verbose
+
+    def _told(self) -> dict[str, Any]:
+        """The options of a training."""
+        named = {
+            "train.epochs": self.epochs,
+            "train.learning_rate": self.learning_rate,
+            "train.batch_rows": self.batch_rows,
+            "train.seed": 1 if self.random_state is None else int(self.random_state),
+            "data.max_length": self.max_length,
+            "data.valid_share": self.valid_share,
+            "engine.cache": False,
+        }
+        return named | dict(self.options or {})
+
+    def _fit(self, X: Texts, labels: Sequence[Any], names: Sequence[str], sample_weight: Any) -> None:
+        columns = text_columns(X)
+        check_consistent_length(columns[0], labels, sample_weight)
+        rows = {f"text{number}": column for number, column in enumerate(columns, start=1)}
+        told = self._told() | ({"data.labels": list(names)} if names else {})
+        table: dict[str, Any] = {**rows, LABEL: list(labels)}
+        if sample_weight is not None:
+            table[WEIGHT] = np.asarray(sample_weight, dtype=np.float64).tolist()
+            told["data.weight"] = WEIGHT
+        with tempfile.TemporaryDirectory(prefix="kitune-fit-") as place, quiet(not self.verbose):
+            run = train(
+                [dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)],
+                model=self.model,
+                out=Path(place) / "run",
+                text=list(rows),
+                label=LABEL,
+                task=self._task,
+                options=told,
+            )
+            self.files_ = {path.name: path.read_bytes() for path in sorted((run / "best").iterdir()) if path.is_file()}
+            self.n_iter_ = int(run.options.train.epochs)
+        self.n_texts_in_ = len(columns)
+        self._loaded: Model | None = None
+
+    def _logits(self, X: Texts) -> NDArray[np.float32]:
+        """(rows, outputs)."""
+        check_is_fitted(self, "files_")
+        columns = text_columns(X)
+        if len(columns) != self.n_texts_in_:
+            raise ValueError(f"X has {len(columns)} text columns, and the model was fitted on {self.n_texts_in_}")
+        if self._loaded is None:
+            with tempfile.TemporaryDirectory(prefix="kitune-model-") as place, quiet(True):
+                for name, content in self.files_.items():
+                    (Path(place) / name).write_bytes(content)
+                self._loaded = load(place)
+        return np.asarray(self._loaded.predict(list(zip(*columns, strict=True))).logits)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the fitted model as a folder that `from_pretrained` and `kitune.load` take; it must be a new one."""
+        check_is_fitted(self, "files_")
+        target = Path(folder)
+        if target.exists():
+            raise UserError(f"{target}: it exists already; nothing in it was touched", fix="choose another folder")
+        staging = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
+        try:
+            for name, content in self.files_.items():
+                (staging / name).write_bytes(content)
+            staging.chmod(0o755)
+            return staging.rename(target)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_loaded": None} if "files_" in vars(self) else super().__getstate__()
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.string, tags.input_tags.two_d_array = True, False
+        tags.non_deterministic = False
+        return tags
+
+
+class TextClassifier(ClassifierMixin, TextEstimator):  # type: ignore[misc]
+    """A text encoder fine-tuned to tell classes apart.
+
+    Attributes:
+        classes_: the labels as they were given, sorted: strings, numbers or booleans.
+    """
+
+    _task: TaskName = "single-label"
+
+    def fit(self, X: Texts, y: Any, sample_weight: Any = None) -> "TextClassifier":
+        """Train on texts and their labels; starts anew each time.
+
+        Args:
+            X: (rows,) texts, pairs, or a frame with one or two text columns.
+            y: (rows,) labels.
+            sample_weight: (rows,) weight of each row in the loss, or None.
+        """
+        labels = column_or_1d(y, warn=True)
+        check_classification_targets(labels)
+        self.classes_, positions = np.unique(labels, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ValueError(f"y has one class, {self.classes_[0]!r}: there is nothing to tell apart")
+        names = [f"c{number}" for number in range(len(self.classes_))]
+        self._fit(X, [names[i] for i in positions], names, sample_weight)
+        return self
+
+    def decision_function(self, X: Texts) -> NDArray[np.float32]:
+        """Logits, (rows, classes) in the order of `classes_`; of two classes the second's over the first's, (rows,)."""
+        logits = self._logits(X)
+        return logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits
+
+    def predict_proba(self, X: Texts) -> NDArray[np.float64]:
+        """Probabilities, (rows, classes), in the order of `classes_`."""
+        return softmax(self._logits(X))
+
+    def predict(self, X: Texts) -> NDArray[Any]:
+        """The likeliest class of each text, (rows,)."""
+        positions = self._logits(X).argmax(axis=1)
+        return np.asarray(self.classes_[positions])
+
+
+class TextRegressor(RegressorMixin, TextEstimator):  # type: ignore[misc]
+    """A text encoder fine-tuned to give a number."""
+
+    _task: TaskName = "regression"
+
+    def fit(self, X: Texts, y: Any, sample_weight: Any = None) -> "TextRegressor":
+        """Train on texts and their numbers, (rows,); starts anew each time (see `TextClassifier.fit`)."""
+        numbers = np.asarray(column_or_1d(y, warn=True), dtype=np.float64)
+        self._fit(X, numbers.tolist(), (), sample_weight)
+        return self
+
+    def predict(self, X: Texts) -> NDArray[np.float64]:
+        """A number for each text, (rows,)."""
+        return np.asarray(self._logits(X)[:, 0], dtype=np.float64)
+
+
+def text_columns(X: Texts) -> list[list[str]]:
+    """The one or two text columns of what scikit-learn hands over.
+
+    Raises:
+        ValueError: it holds something else than texts.
+    """
+    if hasattr(X, "columns") and hasattr(X, "shape"):  # a pandas or polars frame
+        columns = [list(X[name]) for name in X.columns]
+    else:
+        as_list = getattr(X, "tolist", None) or getattr(X, "to_list", None)
+        items = as_list() if as_list else list(X)
+        pairs = bool(items) and all(isinstance(item, list | tuple) for item in items)
+        columns = [list(column) for column in zip(*items, strict=True)] if pairs else [items]
+    if not 1 <= len(columns) <= 2:
+        raise ValueError(f"X has {len(columns)} columns; texts come in one column, pairs of texts in two")
+    if not columns[0]:
+        raise ValueError("X has 0 sample(s) while a minimum of 1 is required.")
+    for column in columns:
+        wrong = next((row for row, text in enumerate(column) if not isinstance(text, str)), None)
+        if wrong is not None:
+            raise ValueError(f"X, row {wrong}: {column[wrong]!r} is no text")
+    return columns
+
+
+@contextmanager
+def quiet(silent: bool) -> Iterator[None]:
+    """What a training says goes nowhere."""
+    if not silent:
+        yield
+        return
+    nowhere = StringIO()
+    with redirect_stdout(nowhere), redirect_stderr(nowhere):
+        yield

@@ -1,0 +1,276 @@
+"""What an evaluation says: metrics with intervals, each label, confusions, slices, new texts, baselines."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kitune.config import TaskName
+from kitune.data.labels import number_in
+from kitune.data.table import Rows, Table
+from kitune.errors import numbered
+from kitune.evaluate.bootstrap import FEWEST_RESAMPLES, MOST_RESAMPLES, Interval, intervals
+from kitune.evaluate.measures import Answered, measures
+from kitune.metrics import Metrics
+from kitune.notebook import Block, Grid, Shown
+from kitune.tasks import TASKS
+
+# A column of numbers with more distinct values than this is cut at its quartiles.
+MOST_NUMBERS = 12
+# Of a column's values so many have a slice of their own, the commonest first.
+MOST_SLICES = 20
+# A confusion matrix with more labels does not fit into a terminal: its largest cells are listed.
+MOST_COLUMNS, LISTED_CELLS = 6, 12
+LABEL_KINDS = ("precision", "recall", "f1")
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The metrics of some rows, and the 95 % interval of each that has one."""
+
+    rows: int
+    metrics: Metrics
+    intervals: Mapping[str, Interval]
+
+    def as_json(self) -> dict[str, Any]:
+        """NaN, which JSON lacks, is null."""
+        return {
+            "rows": self.rows,
+            "metrics": {name: known(value) for name, value in self.metrics.items()},
+            "intervals": {name: list(ends) for name, ends in self.intervals.items()},
+        }
+
+    def cells(self, name: str) -> tuple[Any, Any, Any]:
+        """A metric and the ends of its interval, for a table."""
+        low, high = self.intervals.get(name, (None, None))
+        return known(self.metrics.get(name)), low, high
+
+
+def scores(answered: Answered, *, most: int = MOST_RESAMPLES) -> Scores:
+    """Every metric of these rows.
+
+    Args:
+        most: resamples at most.
+    """
+    metrics: Metrics = {}
+    found: dict[str, Interval] = {}
+    for measure in measures(answered):
+        metrics |= measure.value()
+        found |= intervals(measure, most=most)
+    return Scores(len(answered), metrics, found)
+
+
+@dataclass(frozen=True)
+class Evaluation(Shown):
+    """A model's scores on labelled rows.
+
+    Attributes:
+        source: where the rows came from.
+        scores: of all rows; the metrics of a label are called `f1[name]`.
+        confusion: (labels, labels) how many rows of each label (a row of the matrix) got which answer (a column); of a
+            multi-label task (labels, 2, 2) as scikit-learn's `multilabel_confusion_matrix`; None for a regression.
+        new: of the rows whose text the model was not trained on, where it was on others'.
+        slices: by column and value.
+        baselines: of what a fine-tuned model has to beat, by name, on the same rows.
+        notes: what there is to say.
+    """
+
+    source: str
+    task: TaskName
+    label_names: tuple[str, ...]
+    scores: Scores
+    label_rows: tuple[int, ...]
+    confusion: NDArray[np.int64] | None
+    new: Scores | None = None
+    slices: Mapping[str, Mapping[str, Scores]] = field(default_factory=dict)
+    baselines: Mapping[str, Scores] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def metrics(self) -> Metrics:
+        """The metrics of all rows by name, but those of single labels."""
+        return {name: value for name, value in self.scores.metrics.items() if not name.endswith("]")}
+
+    @property
+    def intervals(self) -> dict[str, Interval]:
+        """Their 95 % intervals."""
+        return {name: ends for name, ends in self.scores.intervals.items() if not name.endswith("]")}
+
+    @property
+    def labels(self) -> dict[str, dict[str, Any]]:
+        """Rows, precision, recall and F1 of each label; the F1's interval."""
+        if self.task == "regression":
+            return {}
+        return {
+            name: {
+                "rows": rows,
+                **{kind: known(self.scores.metrics[f"{kind}[{name}]"]) for kind in LABEL_KINDS},
+                "f1_interval": list(self.scores.intervals.get(f"f1[{name}]", ())) or None,
+            }
+            for name, rows in zip(self.label_names, self.label_rows, strict=True)
+        }
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it."""
+        short = [name for name in self.scores.metrics if not name.endswith("]")]
+        said: dict[str, Any] = {"data": self.source, "task": self.task, "rows": self.scores.rows}
+        said |= overall(self.scores, short)
+        if self.task != "regression":
+            said |= {"labels": self.labels, "confusion": None if self.confusion is None else self.confusion.tolist()}
+        if self.new is not None:
+            said["new"] = {"rows": self.new.rows, **overall(self.new, short)}
+        if self.slices:
+            said["by"] = {
+                column: {value: {"rows": one.rows, **overall(one, short)} for value, one in of.items()}
+                for column, of in self.slices.items()
+            }
+        said["baselines"] = {name: overall(one, short) for name, one in self.baselines.items()}
+        return said | {"notes": list(self.notes)}
+
+    def blocks(self) -> list[Block]:
+        """Tables: metrics, labels, confusions, slices, baselines."""
+        blocks: list[Block] = [f"{numbered(self.scores.rows, 'row')} of {self.source}; from and to: 95 % interval", ""]
+        blocks.append(metrics_grid(self))
+        if self.task != "regression":
+            blocks += ["", label_grid(self)]
+        if self.confusion is not None and self.confusion.ndim == 2:
+            blocks += ["", *confusion_blocks(self.confusion, self.label_names)]
+        headline = TASKS[self.task].headline[:2]
+        for column, of in self.slices.items():
+            blocks += ["", slice_grid(f"by {column}", of, headline)]
+        if self.baselines:
+            blocks += ["", slice_grid("against", {"this model": self.scores, **self.baselines}, headline)]
+        return [*blocks, *(["", *self.notes] if self.notes else [])]
+
+
+def judged(
+    answered: Answered,
+    source: str,
+    *,
+    new: Rows | None = None,
+    groups: Mapping[str, Mapping[str, Rows]] | None = None,
+    baselines: Mapping[str, Answered] | None = None,
+    notes: Sequence[str] = (),
+) -> Evaluation:
+    """The evaluation of answers.
+
+    Args:
+        new: the rows whose texts are new to the model, where others' are not.
+        groups: by column and value, the rows of each slice.
+        baselines: what others say of the same rows, by name.
+    """
+    said = list(notes)
+    if len(answered) < 100:
+        said.append(f"{numbered(len(answered), 'row')} say little: look at the intervals before the values")
+    slices = {
+        column: {value: scores(answered.take(rows), most=FEWEST_RESAMPLES) for value, rows in of.items()}
+        for column, of in (groups or {}).items()
+    }
+    return Evaluation(
+        source,
+        answered.task,
+        answered.label_names,
+        scores(answered),
+        rows_of_labels(answered),
+        confusion(answered),
+        None if new is None else scores(answered.take(new)),
+        slices,
+        {name: scores(one, most=FEWEST_RESAMPLES) for name, one in (baselines or {}).items()},
+        tuple(said),
+    )
+
+
+def slices_of(table: Table, column: str) -> dict[str, Rows]:
+    """The rows of each value of a column, the commonest first; numbers of many values are cut at their quartiles."""
+    values = ["" if value is None else str(value) for value in table.values(column)]
+    numbers = [number_in(value) for value in values if value]
+    if numbers and None not in numbers and len(set(numbers)) > MOST_NUMBERS:
+        cuts = np.quantile(np.asarray(numbers, dtype=np.float64), (0.25, 0.5, 0.75))
+        values = [quarter(float(number), cuts) if (number := number_in(value)) is not None else "" for value in values]
+    found: dict[str, list[int]] = {}
+    for row, value in enumerate(values):
+        found.setdefault(value or "(empty)", []).append(row)
+    largest = sorted(found, key=lambda value: -len(found[value]))[:MOST_SLICES]
+    return {value: np.asarray(found[value], dtype=np.int64) for value in largest}
+
+
+def quarter(number: float, cuts: NDArray[np.float64]) -> str:
+    """The quarter of a column that a number is in, in words."""
+    place = int(np.searchsorted(cuts, number, side="left"))
+    if place == 0:
+        return f"up to {cuts[0]:g}"
+    return f"above {cuts[2]:g}" if place == 3 else f"{cuts[place - 1]:g} to {cuts[place]:g}"
+
+
+def rows_of_labels(answered: Answered) -> tuple[int, ...]:
+    """How many rows each label has."""
+    if answered.task == "regression":
+        return ()
+    if answered.task == "multi-label":
+        return tuple(int(count) for count in (answered.labels > 0.5).sum(axis=0))
+    counts = np.bincount(answered.labels.astype(np.int64), minlength=len(answered.label_names))
+    return tuple(int(count) for count in counts)
+
+
+def confusion(answered: Answered) -> NDArray[np.int64] | None:
+    """Labels beside answers, by scikit-learn."""
+    from sklearn.metrics import confusion_matrix, multilabel_confusion_matrix
+
+    if answered.task == "regression":
+        return None
+    if answered.task == "multi-label":
+        return np.asarray(multilabel_confusion_matrix(answered.labels > 0.5, answered.predicted))
+    return np.asarray(
+        confusion_matrix(answered.labels, answered.predicted, labels=np.arange(len(answered.label_names)))
+    )
+
+
+def known(value: float | None) -> float | None:
+    """None for what has no meaning."""
+    return None if value is None or math.isnan(value) else value
+
+
+def overall(one: Scores, names: Sequence[str]) -> dict[str, Any]:
+    """Metrics and intervals of these names."""
+    said = one.as_json()
+    return {kind: {name: said[kind][name] for name in names if name in said[kind]} for kind in ("metrics", "intervals")}
+
+
+def metrics_grid(evaluation: Evaluation) -> Grid:
+    """A line a metric; where some texts are not new to the model, the new ones' beside."""
+    new = evaluation.new
+    header = ("metric", "value", "from", "to") + (("new texts", "from", "to") if new else ())
+    rows = [(name, *evaluation.scores.cells(name), *(new.cells(name) if new else ())) for name in evaluation.metrics]
+    return Grid(header, [("rows", evaluation.scores.rows, None, None, new.rows, None, None), *rows] if new else rows)
+
+
+def label_grid(evaluation: Evaluation) -> Grid:
+    """A line a label."""
+    rows = [
+        (name, one["rows"], *(one[kind] for kind in LABEL_KINDS), *(one["f1_interval"] or (None, None)))
+        for name, one in evaluation.labels.items()
+    ]
+    return Grid(("label", "rows", *LABEL_KINDS, "from", "to"), rows)
+
+
+def confusion_blocks(matrix: NDArray[np.int64], names: Sequence[str]) -> list[Block]:
+    """The matrix, or the largest of what is confused in it."""
+    if len(names) <= MOST_COLUMNS:
+        rows = [(name, *map(int, row)) for name, row in zip(names, matrix, strict=True)]
+        return ["a row a label, a column an answer:", Grid(("", *names), rows)]
+    wrong = matrix.copy()
+    np.fill_diagonal(wrong, 0)
+    largest = [divmod(int(cell), len(names)) for cell in np.argsort(-wrong, axis=None, kind="stable")[:LISTED_CELLS]]
+    listed = [(names[i], names[j], int(wrong[i, j]), int(matrix[i].sum())) for i, j in largest if wrong[i, j]]
+    return ["confused most often:", Grid(("label", "answered", "rows", "of"), listed)] if listed else []
+
+
+def slice_grid(title: str, of: Mapping[str, Scores], names: Sequence[str]) -> Grid:
+    """A line a slice, or a rival."""
+    header = [title, "rows", *(cell for name in names for cell in (name, "from", "to"))]
+    return Grid(
+        header, [(value, one.rows, *(cell for name in names for cell in one.cells(name))) for value, one in of.items()]
+    )

@@ -1,0 +1,117 @@
+"""Linear heads over fixed features, their strength chosen on the validation rows."""
+
+import copy
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kitune.config import TaskName
+from kitune.metrics import MORE_IS_BETTER, best_threshold
+from kitune.tasks import TASKS
+
+Matrix = Any  # (rows, features), dense or sparse
+Labels = NDArray[Any]  # as `label_array` gives them
+Outputs = NDArray[np.float64]
+Head = Callable[[Matrix], Outputs]  # features -> (rows, outputs), as a network's logits
+
+STRENGTHS = (0.1, 1.0, 10.0, 30.0)
+MOST_ITERATIONS = 1_000
+# The output of a label that train does not hold, or holds in every row.
+NEVER = -1e4
+
+
+def fit_head(
+    task: TaskName, features: tuple[Matrix, Matrix], labels: tuple[Labels, Labels], *, num_outputs: int
+) -> tuple[Head, float]:
+    """The head that is fitted on train and best on valid by the task's first metric, and its threshold.
+
+    Args:
+        features, labels: of train and of valid.
+    """
+    name = TASKS[task].headline[0]
+    found: list[tuple[float, Head, float]] = []
+    for head in HEADS[task](features[0], labels[0], num_outputs):
+        outputs = head(features[1])
+        threshold = best_threshold(outputs.astype(np.float32), labels[1]) if task == "multi-label" else 0.5
+        told = {"threshold": threshold} if task == "multi-label" else {}
+        value = TASKS[task].metrics(outputs, labels[1], **told)[name]
+        found.append((value if MORE_IS_BETTER[name] else -value, head, threshold))
+    _, head, threshold = max(found, key=lambda one: one[0])  # of equals the first: the least strength
+    return head, threshold
+
+
+def logistic(features: Matrix, labels: Labels, num_outputs: int) -> list[Head]:
+    """Multinomial logistic regressions, one for each strength (scikit-learn's C), each started where the last one ended."""
+    from sklearn.linear_model import LogisticRegression
+
+    model = LogisticRegression(max_iter=MOST_ITERATIONS, warm_start=True)
+
+    def head(fitted: Any, other: Matrix) -> Outputs:
+        outputs = np.full((other.shape[0], num_outputs), NEVER)
+        decision = fitted.decision_function(other)
+        if decision.ndim == 1:  # two classes share one number
+            decision = np.stack([np.zeros_like(decision), decision], axis=1)
+        outputs[:, fitted.classes_] = decision
+        return outputs
+
+    return [bound(head, fitted(model.set_params(C=strength), features, labels)) for strength in STRENGTHS]
+
+
+def one_against_rest(features: Matrix, labels: Labels, num_outputs: int) -> list[Head]:
+    """A logistic regression for each label, for each strength.
+
+    Not scikit-learn's OneVsRestClassifier: it gives a label that no row of train has the output 0, a probability of a half.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    gold = labels > 0.5
+    held = [number for number in range(num_outputs) if 0 < gold[:, number].sum() < len(gold)]
+    models = {number: LogisticRegression(max_iter=MOST_ITERATIONS, warm_start=True) for number in held}
+
+    def head(of_label: dict[int, Any], other: Matrix) -> Outputs:
+        outputs = np.full((other.shape[0], num_outputs), NEVER)
+        for number, one in of_label.items():
+            outputs[:, number] = one.decision_function(other)
+        return outputs
+
+    return [
+        bound(
+            head,
+            {number: fitted(one.set_params(C=strength), features, gold[:, number]) for number, one in models.items()},
+        )
+        for strength in STRENGTHS
+    ]
+
+
+def ridge(features: Matrix, labels: Labels, num_outputs: int) -> list[Head]:
+    """Ridge regressions; the strength is the inverse of alpha: more fits closer."""
+    from sklearn.linear_model import Ridge
+
+    def head(fitted: Any, other: Matrix) -> Outputs:
+        return np.asarray(fitted.predict(other)).reshape(-1, 1)
+
+    return [bound(head, Ridge(alpha=1 / strength).fit(features, labels[:, 0])) for strength in STRENGTHS]
+
+
+HEADS: dict[TaskName, Callable[[Matrix, Labels, int], list[Head]]] = {
+    "single-label": logistic,
+    "multi-label": one_against_rest,
+    "regression": ridge,
+}
+
+
+def fitted(model: Any, features: Matrix, labels: Labels) -> Any:
+    """A copy of the model as it is after this fit; a fit that has not come to its very end will do for a baseline."""
+    from sklearn.exceptions import ConvergenceWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return copy.deepcopy(model.fit(features, labels))
+
+
+def bound(head: Callable[[Any, Matrix], Outputs], model: Any) -> Head:
+    """`head` of this model."""
+    return lambda other: head(model, other)

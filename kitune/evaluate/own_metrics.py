@@ -1,0 +1,147 @@
+"""The user's own metrics: a function that takes an `EvalPrediction`, as transformers' Trainer has it."""
+
+import hashlib
+import importlib.util
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from kitune.config import TaskName, TrainOptions
+from kitune.data.encode import Encoded
+from kitune.data.table import Rows
+from kitune.errors import UserError
+from kitune.metrics import Metrics
+from kitune.tasks import TASKS
+
+# transformers' Trainer fills the input ids of shorter rows with this.
+FILL = -100
+FUNCTION = "compute_metrics"
+DUMMY_ROWS = 8
+
+
+@dataclass(frozen=True)
+class OwnMetrics:
+    """A function of the user.
+
+    Attributes:
+        function: takes an `EvalPrediction` and gives a dict of numbers.
+        place: where it is, for messages.
+        digest: sha256 of its file; empty where it came from Python.
+        wanted: what it asked for besides predictions and labels: `inputs`, `loss`.
+    """
+
+    function: Callable[[Any], Mapping[str, Any]]
+    place: str
+    digest: str
+    wanted: frozenset[str]
+
+    def __call__(
+        self, task: TaskName, logits: NDArray[np.float32], labels: NDArray[Any], input_ids: Callable[[], NDArray[Any]]
+    ) -> Metrics:
+        """The user's metrics by name.
+
+        Args:
+            logits: (rows, outputs); (rows, 1) for a regression.
+            labels: as `label_array` gives them; the function gets (rows,) positions, (rows, labels) floats of 0 and 1, or
+                (rows,) numbers.
+            input_ids: gives (rows, tokens), where the function wants inputs.
+
+        Raises:
+            UserError: the function fails, or gives something else than numbers by name.
+        """
+        from transformers import EvalPrediction
+
+        told = EvalPrediction(
+            predictions=np.array(logits, dtype=np.float32),
+            label_ids=labels[:, 0].copy() if task == "regression" else labels.copy(),
+            inputs=input_ids() if "inputs" in self.wanted else None,
+            losses=row_losses(task, logits, labels) if "loss" in self.wanted else None,
+        )
+        try:
+            found = self.function(told)
+        except Exception as error:  # whatever the user's code raises
+            raise UserError(
+                f"{self.place}: {where(error)}{type(error).__name__}: {' '.join(str(error).split())}",
+                fix="correct the function; it is given an EvalPrediction with .predictions and .label_ids",
+            ) from error
+        if not isinstance(found, Mapping) or not all(
+            isinstance(name, str) and isinstance(value, Real | np.generic) for name, value in found.items()
+        ):
+            raise UserError(f"{self.place}: it gave {str(found)[:80]!r}", fix='return numbers by name: {"f2": 0.5}')
+        return {name: float(value) for name, value in found.items()}
+
+    def names(self, task: TaskName, num_outputs: int) -> list[str]:
+        """The names of the metrics, from a call on made-up rows, so that a broken function costs no epoch."""
+        generator = np.random.default_rng(0)
+        logits = generator.normal(size=(DUMMY_ROWS, num_outputs)).astype(np.float32)
+        positions = np.arange(DUMMY_ROWS) % num_outputs
+        labels: dict[TaskName, NDArray[Any]] = {
+            "single-label": positions,
+            "multi-label": np.eye(num_outputs, dtype=np.float32)[positions],
+            "regression": generator.normal(size=(DUMMY_ROWS, 1)).astype(np.float32),
+        }
+        return list(self(task, logits, labels[task], lambda: np.full((DUMMY_ROWS, 4), 100, dtype=np.int64)))
+
+
+def own_metrics(options: TrainOptions, given: Callable[[Any], Mapping[str, Any]] | None) -> OwnMetrics | None:
+    """The function that the options name, or that came from Python; None where there is none.
+
+    Raises:
+        UserError: the file does not load, or has no such function.
+    """
+    wanted = frozenset(options.include_for_metrics)
+    if given is not None:
+        return OwnMetrics(given, f"compute_metrics ({getattr(given, '__name__', 'a function')})", "", wanted)
+    if options.compute_metrics is None:
+        return None
+    name, _, function = options.compute_metrics.partition(":")
+    path, function = Path(name), function or FUNCTION
+    if not path.is_file():
+        raise UserError(f"train.compute_metrics: {path}: there is no such file", fix="give a .py file, or FILE.py:NAME")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    if spec is None or spec.loader is None:
+        raise UserError(f"train.compute_metrics: {path}: not a Python file", fix="give a .py file, or FILE.py:NAME")
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        said = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        raise UserError(f"train.compute_metrics: {path}: {where(error)}{said}", fix="correct that file") from error
+    if not callable(getattr(module, function, None)):
+        raise UserError(f"train.compute_metrics: {path} has no function {function!r}", fix="name it: FILE.py:NAME")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return OwnMetrics(getattr(module, function), f"{path}:{function}", digest, wanted)
+
+
+def where(error: BaseException) -> str:
+    """`line 7: `, the innermost line of the user's own file that the error came through."""
+    ours = {__file__, "<frozen importlib._bootstrap>", "<frozen importlib._bootstrap_external>"}
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename not in ours]
+    lines = [frame.lineno for frame in frames if frames and frame.filename == frames[0].filename]
+    return f"line {lines[-1]}: " if lines else ""
+
+
+def row_losses(task: TaskName, logits: NDArray[np.float32], labels: NDArray[Any]) -> NDArray[np.float32]:
+    """The loss of each row, (rows,): what the sum grows by with the row's weight."""
+    weights = torch.ones(len(logits), requires_grad=True)
+    with torch.enable_grad():
+        loss = TASKS[task].loss(torch.from_numpy(np.asarray(logits)), torch.from_numpy(labels), weights)
+    return np.asarray(torch.autograd.grad(loss, weights)[0].numpy())
+
+
+def filled_ids(encoded: Encoded, rows: Rows | None = None) -> NDArray[np.int64]:
+    """Token ids of each row's first sequence, (rows, tokens), shorter ones filled up as Trainer does."""
+    first = np.arange(len(encoded)) if encoded.first is None else np.asarray(encoded.first[:-1])
+    first = first if rows is None else first[rows]
+    starts, ends = encoded.starts[first], encoded.starts[first + 1]
+    result = np.full((len(first), int((ends - starts).max(initial=0))), FILL, dtype=np.int64)
+    for row, (begin, end) in enumerate(zip(starts, ends, strict=True)):
+        result[row, : end - begin] = encoded.input_ids[begin:end]
+    return result

@@ -1,0 +1,321 @@
+"""Several trainings of one thing: over folds, so that every row is answered by a model that never saw it, or over seeds."""
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from kitune.answers import answer_rows
+from kitune.config import RunOptions, TaskName, dump_yaml, load_yaml, with_values
+from kitune.data.labels import label_array
+from kitune.data.parts import Parts, read_parts
+from kitune.data.read import Source
+from kitune.data.split import strata, units
+from kitune.data.table import Rows, Table
+from kitune.data.write import row_writer
+from kitune.errors import UserError, command, numbered
+from kitune.evaluate.evaluation import Evaluation, judged
+from kitune.evaluate.measures import Answered
+from kitune.evaluate.score import Predictions
+from kitune.finetune import Run, finetune, go_on
+from kitune.metrics import Metrics
+from kitune.notebook import Block, Grid, Shown, speech
+from kitune.prepare import asked
+from kitune.run_folder import as_json, choose_folder, replace_file, require_writable
+
+PLAN, OPTIONS, POOLED = "repeats.json", "options.yaml", "out-of-fold.parquet"
+# A probability of 0 or 1 as a logit would be infinite.
+LEAST_PROBABILITY = 1e-12
+
+
+@dataclass(frozen=True)
+class Repeats(Shown):
+    """Finished trainings of one thing.
+
+    Attributes:
+        folder: where they are, each in a folder of its own.
+        names: of the folders: `fold-1`, `seed-3`.
+        part: that was scored: of folds the one that was held out; else test, or valid where there is none.
+        metrics: of each training on that part.
+        together: all folds' answers as one, a row for each row of the data; or the mean answer of all seeds on test, None
+            where there is no test part.
+    """
+
+    folder: Path
+    names: tuple[str, ...]
+    part: str
+    metrics: tuple[Metrics, ...]
+    together: Evaluation | None
+
+    @property
+    def mean(self) -> Metrics:
+        """Of each metric, over the trainings."""
+        return {name: fmean(one[name] for one in self.metrics) for name in self.metrics[0]}
+
+    @property
+    def sd(self) -> Metrics:
+        """The standard deviation of each metric over the trainings; empty where there is one."""
+        if len(self.metrics) < 2:
+            return {}
+        return {name: stdev(one[name] for one in self.metrics) for name in self.metrics[0]}
+
+    def as_json(self) -> dict[str, Any]:
+        """For metrics.json."""
+        each = dict(zip(self.names, self.metrics, strict=True))
+        together = None if self.together is None else self.together.as_json()
+        return {"part": self.part, "each": each, "mean": self.mean, "sd": self.sd, "together": together}
+
+    def blocks(self) -> list[Block]:
+        """A line a training, mean and standard deviation, and what they say together."""
+        names = list(self.metrics[0])
+        lines = [*zip(self.names, self.metrics, strict=True), ("mean", self.mean), ("sd", self.sd)]
+        grid = Grid((f"on {self.part}", *names), [(name, *(one.get(key) for key in names)) for name, one in lines])
+        blocks: list[Block] = [f"{numbered(len(self.names), 'training')} in {self.folder}", "", grid]
+        return blocks if self.together is None else [*blocks, "", "together:", *self.together.blocks()]
+
+
+def cross_validate(
+    data: Source = None,
+    *,
+    folds: int = 5,
+    model: str | None = None,
+    out: str | Path | None = None,
+    text: str | Sequence[str] | None = None,
+    label: str | None = None,
+    task: TaskName | None = None,
+    config: str | Path | None = None,
+    options: Mapping[str, Any] | None = None,
+    resume: str | Path | None = None,
+) -> Repeats:
+    """Train once without each fold of the rows, and answer it: an answer for every row from a model that never saw it.
+
+    Folds are stratified; equal texts and groups (`data.group`) stand together. Of the other folds' rows a part is held out
+    to choose the best weights, as in `train`; the fold itself chooses nothing.
+
+    Args:
+        folds: how many, 2 or more.
+        resume: the folder of a cross-validation that was cut off.
+
+    Returns:
+        The scores of each fold, and of all answers together; the answers are in `out-of-fold.parquet`, a row for each row.
+    """
+    told = {"model": model, "text": text, "label": label, "task": task, "options": options}
+    return repeated("folds", folds, data, None, out, config, resume, told)
+
+
+def train_seeds(
+    data: Source = None,
+    *,
+    seeds: Sequence[int] = (1, 2, 3),
+    test: Source = None,
+    model: str | None = None,
+    out: str | Path | None = None,
+    text: str | Sequence[str] | None = None,
+    label: str | None = None,
+    task: TaskName | None = None,
+    config: str | Path | None = None,
+    options: Mapping[str, Any] | None = None,
+    resume: str | Path | None = None,
+) -> Repeats:
+    """Train with each seed: how much of a score is luck, and what the mean of all answers scores on test.
+
+    Args:
+        seeds: each decides the split, the new head, the order of rows and dropout of one training.
+        resume: the folder of trainings that were cut off.
+    """
+    told = {"model": model, "text": text, "label": label, "task": task, "options": options}
+    return repeated("seeds", list(seeds), data, test, out, config, resume, told)
+
+
+def repeated(
+    kind: Literal["folds", "seeds"],
+    wanted: int | list[int],
+    data: Source,
+    test: Source,
+    out: str | Path | None,
+    config: str | Path | None,
+    resume: str | Path | None,
+    told: Mapping[str, Any],
+) -> Repeats:
+    """New trainings, or the rest of those in a folder."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(f"--{kind} runs in one process", fix="start it without torchrun")
+    base = RunOptions() if config is None else load_yaml(Path(config))
+    if resume is not None:
+        folder = Path(resume)
+        kind, wanted, base = planned(folder)
+    sources, changes = asked((data, None, test), **told)
+    options = with_values(base, changes, where="--set")
+    if resume is None:
+        folder = begin(out, {kind: wanted}, options)
+    if kind == "folds":
+        assert isinstance(wanted, int)
+        return over_folds(folder, wanted, options, sources)
+    assert isinstance(wanted, list)
+    return over_seeds(folder, wanted, options, sources)
+
+
+def begin(out: str | Path | None, plan: Mapping[str, Any], options: RunOptions) -> Path:
+    """The folder of new trainings, with their plan in it."""
+    for name, wanted in plan.items():
+        if wanted in ([], 0, 1):
+            raise UserError(f"--{name} {wanted}: there is nothing to compare", fix=f"--{name} 5, or --seeds 1,2,3")
+    folder = choose_folder(out)
+    require_writable(folder)
+    folder.mkdir(parents=True)
+    (folder / OPTIONS).write_text(dump_yaml(options), encoding="utf-8")
+    (folder / PLAN).write_text(as_json(dict(plan)), encoding="utf-8")
+    return folder
+
+
+def planned(folder: Path) -> tuple[Literal["folds", "seeds"], int | list[int], RunOptions]:
+    """What a folder of trainings was to hold."""
+    try:
+        plan = json.loads((folder / PLAN).read_text(encoding="utf-8"))
+        kind = "folds" if "folds" in plan else "seeds"
+        return kind, plan[kind], load_yaml(folder / OPTIONS)  # type: ignore[return-value]
+    except (OSError, ValueError, KeyError):
+        raise UserError(
+            f"{folder}: no folds or seeds are under way there", fix="start anew with another --out"
+        ) from None
+
+
+def over_folds(folder: Path, count: int, options: RunOptions, sources: Mapping[str, Source]) -> Repeats:
+    """Cross-validation in `folder`; folds that are there are not trained again."""
+    if options.data.test is not None or "test" in sources:
+        raise UserError("--folds scores every row of train; a test part has no place in it", fix="leave --test out")
+    parts, said = read_parts(options, sources)
+    say(said)
+    table, labels = whole_of(parts)
+    fold_of = folds(table, parts, labels, count)
+    update = {"train": None, "valid": None, "limit": None, "text": parts.columns.text, "label": parts.columns.label}
+    update["labels"] = None if parts.task == "regression" else parts.names
+    data = options.data.model_copy(update=update)
+    of_fold = options.model_copy(update={"task": parts.task, "data": data})
+    runs = []
+    for number in range(count):
+        inside, outside = np.flatnonzero(fold_of == number), np.flatnonzero(fold_of != number)
+        given: dict[str, Source] = {"train": table.take(outside).data, "test": table.take(inside).data}
+        if parts.cut is None:
+            given["valid"] = parts.tables["valid"].data
+        say(
+            [
+                f"fold {number + 1} of {count}: {len(inside):,} rows are answered by a model of the other {len(outside):,}"
+            ]
+        )
+        runs.append(one(folder / f"fold-{number + 1}", of_fold, given))
+    logits = np.empty((len(table), len(parts.names)), dtype=np.float32)
+    for number, run in enumerate(runs):
+        logits[fold_of == number] = logits_in(run.folder / "predictions" / "test.parquet", parts)
+    threshold = fmean(
+        float(json.loads((run / "best" / "metrics.json").read_text()).get("threshold", 0.5)) for run in runs
+    )
+    answers = Predictions(logits, parts.names, parts.task, threshold)
+    columns = [name for name in parts.columns.used if name in table.columns]
+    rows = answer_rows(answers, table, columns, probabilities=True)
+    with row_writer(folder / POOLED) as write:
+        write(rows.append_column("fold", pa.array(fold_of + 1)))
+    answered = Answered(parts.task, logits, labels, parts.names, threshold)
+    names = tuple(run.folder.name for run in runs)
+    metrics = tuple(run.metrics["test"] for run in runs)
+    return kept(Repeats(folder, names, "its fold", metrics, judged(answered, f"{table.source}, out of fold")))
+
+
+def over_seeds(folder: Path, seeds: list[int], options: RunOptions, sources: Mapping[str, Source]) -> Repeats:
+    """A training for each seed in `folder`; those that are there are not made again."""
+    runs = []
+    for seed in seeds:
+        say([f"seed {seed}:"])
+        of_seed = with_values(options, {"train.seed": seed})
+        runs.append(one(folder / f"seed-{seed}", of_seed, sources))
+    names = tuple(run.folder.name for run in runs)
+    part = "test" if "test" in runs[0].metrics else "valid"
+    together = None
+    if part == "test":
+        parts, _ = read_parts(options, sources)
+        logits = [logits_in(run.folder / "predictions" / "test.parquet", parts) for run in runs]
+        answered = Answered(parts.task, mean_answer(logits, parts.task), parts.labels("test"), parts.names)
+        together = judged(answered, f"{parts.tables['test'].source}, the mean answer of {len(runs)} seeds")
+    return kept(Repeats(folder, names, part, tuple(run.metrics[part] for run in runs), together))
+
+
+def one(folder: Path, options: RunOptions, sources: Mapping[str, Source]) -> Run:
+    """A training in `folder`: made, gone on with, or read where it is finished."""
+    if (folder / "metrics.json").exists():
+        scores = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        metrics = {part: found for part, found in scores.items() if isinstance(found, dict)}
+        return Run(folder, load_yaml(folder / "run.yaml"), metrics)
+    try:
+        return go_on(folder, {}, sources) if folder.exists() else finetune(options, sources, folder)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(command("kitune", "train", "--resume", folder.parent)) from None
+
+
+def whole_of(parts: Parts) -> tuple[Table, NDArray[Any]]:
+    """Train before a part was held out, and its labels."""
+    table = parts.given["train"]
+    assert parts.columns.label is not None
+    separator = parts.options.data.label_separator
+    return table, label_array(table, parts.columns.label, parts.task, parts.names, separator=separator)
+
+
+def folds(table: Table, parts: Parts, labels: NDArray[Any], count: int) -> Rows:
+    """The fold of each row, (rows,) from 0: stratified and seeded, equal texts and groups in one."""
+    from sklearn.model_selection import StratifiedGroupKFold
+
+    unit = units(table, parts.columns)
+    if unit.max() + 1 < count:
+        raise UserError(f"{table.source}: fewer different texts or groups than {count} folds", fix="--folds with less")
+    splitter = StratifiedGroupKFold(count, shuffle=True, random_state=parts.options.train.seed)
+    stratum = strata(labels)
+    rare = np.bincount(stratum)[stratum] < count  # scikit-learn wants a row of each class in every fold
+    stratum = np.where(rare, stratum.max() + 1, stratum)
+    result = np.empty(len(table), dtype=np.int64)
+    for number, (_, inside) in enumerate(splitter.split(np.zeros(len(table)), stratum, unit)):
+        result[inside] = number
+    return result
+
+
+def logits_in(path: Path, parts: Parts) -> NDArray[np.float32]:
+    """Outputs as a file of predictions says them, (rows, outputs): logarithms of the probabilities, or the numbers."""
+    table = pq.read_table(path)
+    if parts.task == "regression":
+        return np.asarray(table.column("prediction").to_numpy(), dtype=np.float32)[:, None]
+    shares = np.stack([table.column(f"p({name})").to_numpy() for name in parts.names], axis=1)
+    shares = np.clip(shares, LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
+    return as_logits(shares, parts.task)
+
+
+def as_logits(shares: NDArray[np.float64], task: TaskName) -> NDArray[np.float32]:
+    """Outputs whose probabilities are these."""
+    odds: Callable[..., Any] = np.log if task == "single-label" else lambda p: np.log(p / (1 - p))
+    return np.asarray(odds(shares), dtype=np.float32)
+
+
+def mean_answer(logits: Sequence[NDArray[np.float32]], task: TaskName) -> NDArray[np.float32]:
+    """The mean probability of several models, as logits; of a regression the mean number."""
+    if task == "regression":
+        return np.asarray(np.mean(logits, axis=0), dtype=np.float32)
+    answers = [Predictions(one, (), task).probabilities for one in logits]
+    return as_logits(np.mean([one for one in answers if one is not None], axis=0), task)
+
+
+def kept(repeats: Repeats) -> Repeats:
+    """The same, when its scores are in the folder's metrics.json."""
+    replace_file(repeats.folder / "metrics.json", as_json(repeats.as_json()))
+    say([f"scores are in {repeats.folder / 'metrics.json'}"])
+    return repeats
+
+
+def say(sentences: Sequence[str]) -> None:
+    """Sentences about the work."""
+    for sentence in sentences:
+        print(sentence, file=speech())

@@ -1,0 +1,70 @@
+"""The baselines of a model, learned from the rows that it learned from."""
+
+from pathlib import Path
+
+from kitune.config import RunOptions
+from kitune.data.parts import Parts, read_parts
+from kitune.data.read import Source
+from kitune.data.table import Table
+from kitune.errors import UserError
+from kitune.evaluate.baselines import bag_of_words, frozen_probe, learned, majority
+from kitune.evaluate.linear import Labels
+from kitune.evaluate.measures import Answered
+from kitune.inference import load_to_embed
+from kitune.model.encoder import model_folder
+from kitune.run_folder import read_record
+from kitune.training.devices import Machine
+
+
+def rivals(
+    options: RunOptions,
+    run: RunOptions | None,
+    folder: Path,
+    table: Table,
+    labels: Labels,
+    *,
+    train: Source,
+    machine: Machine,
+    max_length: int,
+) -> tuple[dict[str, Answered], list[str]]:
+    """What the baselines say of the rows of `table`, by their names, and why one is missing.
+
+    Args:
+        options: the model's task, columns and label names.
+        run: the options of the run that the model is of; None for a model from elsewhere.
+        folder: of the run.
+        train: the rows to learn from, where the run's own are in no file.
+    """
+    try:
+        parts = rows_learned(options, run, folder, train)
+    except UserError as error:
+        return {}, [f"no baselines: {error.problem}"]
+    assert options.data.text is not None
+    rows = learned(parts, table, labels, options.data.text)
+    found = {"majority": majority(rows), "TF-IDF": bag_of_words(rows)}
+    if run is None:
+        return found, ["no frozen probe: it is not known which model this one was trained from"]
+    try:
+        vectors = load_to_embed(model_folder(run.model, run.revision), run.engine, machine, max_length=max_length)
+    except UserError as error:
+        return found, [f"no frozen probe: {error.problem}"]
+    return found | {"frozen probe": frozen_probe(rows, vectors)}, []
+
+
+def rows_learned(options: RunOptions, run: RunOptions | None, folder: Path, train: Source) -> Parts:
+    """Train and valid as the run had them, or cut from the rows that were given.
+
+    Raises:
+        UserError: they are nowhere, or are not what they were.
+    """
+    if train is not None:
+        told = options.data.model_copy(update={"train": None, "valid": None, "test": None})
+        return read_parts(options.model_copy(update={"data": told}), {"train": train})[0]
+    if run is None or run.data.train is None:
+        where = "the run learned from rows in Python" if run else "it is not known what the model learned from"
+        raise UserError(f"{where}; model.evaluate(data, train=rows) takes them", fix="give them")
+    parts, _ = read_parts(run.model_copy(update={"data": run.data.model_copy(update={"test": None})}), {})
+    before, now = read_record(folder)["data"], parts.fingerprints()
+    if any(before.get(part) != now[part] for part in ("train", "valid")):
+        raise UserError(f"{run.data.train}: its rows are not those that the run learned from", fix="put them back")
+    return parts

@@ -1,0 +1,184 @@
+"""The user's own metrics get what Trainer gives them, choose the best weights, and cost no epoch where they are broken."""
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import kitune
+from kitune.errors import UserError
+
+Rows = Callable[..., list[dict[str, Any]]]
+QUICK: dict[str, Any] = {
+    "train.epochs": 2,
+    "train.patience": None,
+    "engine.threads": 1,
+    "engine.precision": "fp32",
+    "data.max_length": 32,
+}
+SHAPES = """
+import json
+from pathlib import Path
+
+def compute_metrics(told):
+    seen = {"predictions": told.predictions, "labels": told.label_ids, "inputs": told.inputs, "losses": told.losses}
+    said = {name: [list(a.shape), str(a.dtype)] for name, a in seen.items() if a is not None}
+    with Path(__file__).with_suffix(".seen").open("a") as file:
+        file.write(json.dumps(said) + "\\n")
+    return {"rows": float(len(told.predictions))}
+"""
+
+
+def shapes_of_trainer(task: str, model: Path, made: list[dict[str, Any]], module: Path, folder: Path) -> dict[str, Any]:
+    """What transformers' Trainer hands to the same function."""
+    import importlib.util
+
+    import torch
+    from transformers import (
+        AutoModelForSequenceClassification,
+        AutoTokenizer,
+        DataCollatorWithPadding,
+        Trainer,
+        TrainingArguments,
+    )
+
+    spec = importlib.util.spec_from_file_location("told", module)
+    assert spec is not None
+    assert spec.loader is not None
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    names = {"single-label": ["no", "yes"], "multi-label": ["bad", "good", "odd"], "regression": ["label"]}[task]
+    problem = {"single-label": "single_label_classification", "multi-label": "multi_label_classification"}
+    network = AutoModelForSequenceClassification.from_pretrained(
+        model, num_labels=len(names), problem_type=problem.get(task, "regression")
+    )
+
+    def label(row: dict[str, Any]) -> Any:
+        if task == "multi-label":
+            return [float(name in row["label"]) for name in names]
+        return names.index(row["label"]) if task == "single-label" else float(row["label"])
+
+    data = [{**tokenizer(row["text"], truncation=True, max_length=32), "labels": label(row)} for row in made]
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        include_for_metrics=["inputs", "loss"],
+        report_to="none",
+        use_cpu=True,
+        disable_tqdm=True,
+        per_device_eval_batch_size=8,
+    )
+    torch.manual_seed(0)
+    Trainer(
+        model=network,
+        args=arguments,
+        eval_dataset=data,
+        data_collator=DataCollatorWithPadding(tokenizer),
+        compute_metrics=loaded.compute_metrics,
+    ).evaluate()
+    return last_seen(module)
+
+
+def last_seen(module: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(module.with_suffix(".seen").read_text().splitlines()[-1])
+    return found
+
+
+@pytest.mark.parametrize("task", ["single-label", "multi-label", "regression"])
+def test_the_function_gets_arrays_of_trainer_s_shapes_and_types(
+    tiny_model: Path, rows: Rows, tmp_path: Path, task: str
+) -> None:
+    module = tmp_path / "shapes.py"
+    module.write_text(SHAPES)
+    valid = rows(task, 20, seed=1)
+    told = {"train.compute_metrics": str(module), "train.include_for_metrics": ["inputs", "loss"]}
+    run = kitune.train(
+        rows(task, 24), valid=valid, model=str(tiny_model), out=tmp_path / "run", text="text", options=QUICK | told
+    )
+    assert run.metrics["valid"]["rows"] == 20
+    ours = last_seen(module)
+    theirs = shapes_of_trainer(task, tiny_model, valid, module, tmp_path / "trainer")
+    assert {name: shape for name, (shape, _) in ours.items()} == {name: shape for name, (shape, _) in theirs.items()}
+    kinds = {name: np.dtype(kind).kind for name, (_, kind) in ours.items()}
+    assert kinds == {name: np.dtype(kind).kind for name, (_, kind) in theirs.items()}
+
+
+def test_losses_are_each_row_s_own_and_inputs_its_token_ids(tiny_model: Path, rows: Rows, tmp_path: Path) -> None:
+    seen: list[Any] = []
+
+    def metrics(told: Any) -> Mapping[str, float]:
+        seen.append(told)
+        return {"mean_loss": told.losses.mean()}
+
+    run = kitune.train(
+        rows("single-label", 24),
+        valid=rows("single-label", 10, seed=1),
+        model=str(tiny_model),
+        out=tmp_path / "run",
+        compute_metrics=metrics,
+        options=QUICK | {"train.include_for_metrics": ["inputs", "loss"]},
+    )
+    assert run.metrics["valid"]["mean_loss"] == pytest.approx(run.metrics["valid"]["loss"], rel=1e-5)
+    last = seen[-1]
+    lengths = (last.inputs != -100).sum(axis=1)
+    assert last.inputs.shape == (10, lengths.max())
+    assert (last.inputs[np.arange(10), lengths - 1] == run.model.tokenizer.sep_token_id).all()
+
+
+@pytest.mark.parametrize("more", [True, False])
+def test_a_metric_of_one_s_own_chooses_the_best_weights(
+    tiny_model: Path, rows: Rows, tmp_path: Path, more: bool
+) -> None:
+    calls: list[int] = []
+
+    def metrics(told: Any) -> Mapping[str, float]:
+        calls.append(len(told.predictions))
+        return {"age": float(len(calls))}  # grows with every epoch
+
+    run = kitune.train(
+        rows("single-label", 24),
+        model=str(tiny_model),
+        out=tmp_path / "run",
+        compute_metrics=metrics,
+        options=QUICK | {"train.epochs": 3, "train.best_metric": "age", "train.more_is_better": more},
+    )
+    steps = json.loads((run / "metrics.json").read_text())
+    assert steps["best_step"] == (steps["step"] if more else steps["step"] // 3)
+    assert json.loads((run / "log.json").read_text())["Epoch 1"]["valid_log"]["age"] == 3.0  # one call was a trial
+
+
+@pytest.mark.parametrize(
+    ("code", "told", "said"),
+    [
+        ("def compute_metrics(told):\n    return told.nothing\n", {}, "line 2: AttributeError"),
+        ("def compute_metrics(told):\n    return 0.5\n", {}, "it gave '0.5'"),
+        ("def other(told):\n    return {}\n", {}, "has no function 'compute_metrics'"),
+        ("import nowhere_at_all\n", {}, "line 1: ModuleNotFoundError"),
+        ("def compute_metrics(told):\n    return {'f2': 0.5}\n", {"train.best_metric": "f2"}, "more or less of f2"),
+        ("def compute_metrics(told):\n    return {'f2': 0.5}\n", {"train.best_metric": "f3"}, "has no f3"),
+    ],
+)
+def test_a_broken_function_is_named_before_anything_is_trained(
+    tiny_model: Path, rows: Rows, tmp_path: Path, code: str, told: dict[str, Any], said: str
+) -> None:
+    module = tmp_path / "mine.py"
+    module.write_text(code)
+    options = QUICK | {"train.compute_metrics": str(module), **told}
+    with pytest.raises(UserError, match=said):
+        kitune.train(rows("single-label", 24), model=str(tiny_model), out=tmp_path / "run", options=options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_is_not_resumed_with_another_function(tiny_model: Path, rows: Rows, tmp_path: Path) -> None:
+    module, data = tmp_path / "mine.py", rows("single-label", 24)
+    module.write_text("def half(told):\n    return {'f2': 0.5}\n")
+    options = QUICK | {"train.compute_metrics": f"{module}:half"}
+    kitune.train(data, model=str(tiny_model), out=tmp_path / "run", options=options)
+    module.write_text("def half(told):\n    return {'f2': 0.25}\n")
+    with pytest.raises(UserError, match="is not what it was when the run began"):
+        kitune.train(data, resume=tmp_path / "run", options={"train.epochs": 3})
+    module.write_text("def half(told):\n    return {'f2': 0.5}\n")
+    assert kitune.train(data, resume=tmp_path / "run", options={"train.epochs": 3}).metrics["valid"]["f2"] == 0.5
