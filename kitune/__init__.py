@@ -11,18 +11,22 @@ if TYPE_CHECKING:
     from kitune.facts import inspect
     from kitune.finetune import Run, train
     from kitune.predict import Model, load
+    from kitune.repeat import Repeats, cross_validate, train_seeds
 
 __all__ = [
     "Model",
+    "Repeats",
     "Run",
     "TextClassifier",
     "TextRegressor",
     "UserError",
     "__version__",
+    "cross_validate",
     "doctor",
     "inspect",
     "load",
     "train",
+    "train_seeds",
 ]
 
 _HOMES = {
@@ -33,6 +37,9 @@ _HOMES = {
     "doctor": "kitune.diagnosis",
     "inspect": "kitune.facts",
     "UserError": "kitune.errors",
+    "Repeats": "kitune.repeat",
+    "cross_validate": "kitune.repeat",
+    "train_seeds": "kitune.repeat",
     "TextClassifier": "kitune.estimators",
     "TextRegressor": "kitune.estimators",
 }

@@ -31,7 +31,7 @@ class TextEstimator(BaseEstimator):  # type: ignore[misc]
     Args:
         model: `starter`, a folder, an earlier run, or a hub name.
         epochs, learning_rate, batch_rows, max_length: as `train.epochs` and so on of `kitune train --options`.
-        valid_share: of the rows given to `fit`, held out to choose the best epoch.
+        valid_share: of the rows given to `fit`, held out to choose the best epoch; 0: none are, and the last epoch counts.
         random_state: the seed of all that is drawn.
         options: any other option by name, such as `{"train.class_weights": "auto"}`.
         verbose: whether the training says what it does.
@@ -42,6 +42,7 @@ class TextEstimator(BaseEstimator):  # type: ignore[misc]
     """
 
     _task: TaskName
+    _defaults: Mapping[str, Any] = {}
 
     def __init__(
         self,
@@ -68,29 +69,35 @@ class TextEstimator(BaseEstimator):  # type: ignore[misc]
 
     def _told(self) -> dict[str, Any]:
         """The options of a training."""
-        named = {
+        named: dict[str, Any] = {
             "train.epochs": self.epochs,
             "train.learning_rate": self.learning_rate,
             "train.batch_rows": self.batch_rows,
             "train.seed": 1 if self.random_state is None else int(self.random_state),
             "data.max_length": self.max_length,
-            "data.valid_share": self.valid_share,
             "engine.cache": False,
         }
-        return named | dict(self.options or {})
+        held_out = {"data.valid_share": self.valid_share} if self.valid_share else {"train.patience": None}
+        return named | held_out | self._defaults | dict(self.options or {})
 
-    def _fit(self, X: Texts, labels: Sequence[Any], names: Sequence[str], sample_weight: Any) -> None:
-        columns = text_columns(X)
-        check_consistent_length(columns[0], labels, sample_weight)
+    def _fit(
+        self,
+        columns: list[list[str]],
+        labels: Sequence[Any],
+        names: Sequence[str],
+        sample_weight: NDArray[np.float64] | None,
+    ) -> None:
         rows = {f"text{number}": column for number, column in enumerate(columns, start=1)}
         told = self._told() | ({"data.labels": list(names)} if names else {})
         table: dict[str, Any] = {**rows, LABEL: list(labels)}
         if sample_weight is not None:
-            table[WEIGHT] = np.asarray(sample_weight, dtype=np.float64).tolist()
+            table[WEIGHT] = sample_weight.tolist()
             told["data.weight"] = WEIGHT
         with tempfile.TemporaryDirectory(prefix="kitune-fit-") as place, quiet(not self.verbose):
+            data = [dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)]
             run = train(
-                [dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)],
+                data,
+                valid=None if self.valid_share else data,
                 model=self.model,
                 out=Path(place) / "run",
                 text=list(rows),
@@ -98,10 +105,11 @@ class TextEstimator(BaseEstimator):  # type: ignore[misc]
                 task=self._task,
                 options=told,
             )
-            self.files_ = {path.name: path.read_bytes() for path in sorted((run / "best").iterdir()) if path.is_file()}
+            folder = run / ("best" if self.valid_share else "last")
+            self.files_ = {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
             self.n_iter_ = int(run.options.train.epochs)
+            self._loaded: Model | None = load(folder)
         self.n_texts_in_ = len(columns)
-        self._loaded: Model | None = None
 
     def _logits(self, X: Texts) -> NDArray[np.float32]:
         """(rows, outputs)."""
@@ -158,13 +166,13 @@ class TextClassifier(ClassifierMixin, TextEstimator):  # type: ignore[misc]
             y: (rows,) labels.
             sample_weight: (rows,) weight of each row in the loss, or None.
         """
-        labels = column_or_1d(y, warn=True)
+        columns, labels, weights = checked(X, y, sample_weight)
         check_classification_targets(labels)
         self.classes_, positions = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
-            raise ValueError(f"y has one class, {self.classes_[0]!r}: there is nothing to tell apart")
+            raise ValueError(f"y has one class, {self.classes_.tolist()[0]!r}: there is nothing to tell apart")
         names = [f"c{number}" for number in range(len(self.classes_))]
-        self._fit(X, [names[i] for i in positions], names, sample_weight)
+        self._fit(columns, [names[i] for i in positions], names, weights)
         return self
 
     def decision_function(self, X: Texts) -> NDArray[np.float32]:
@@ -186,16 +194,35 @@ class TextRegressor(RegressorMixin, TextEstimator):  # type: ignore[misc]
     """A text encoder fine-tuned to give a number."""
 
     _task: TaskName = "regression"
+    _defaults: Mapping[str, Any] = {"train.best_metric": "rmse"}  # scikit-learn judges regressors by squared errors
 
     def fit(self, X: Texts, y: Any, sample_weight: Any = None) -> "TextRegressor":
         """Train on texts and their numbers, (rows,); starts anew each time (see `TextClassifier.fit`)."""
-        numbers = np.asarray(column_or_1d(y, warn=True), dtype=np.float64)
-        self._fit(X, numbers.tolist(), (), sample_weight)
+        columns, numbers, weights = checked(X, y, sample_weight)
+        self._fit(columns, np.asarray(numbers, dtype=np.float64).tolist(), (), weights)
         return self
 
     def predict(self, X: Texts) -> NDArray[np.float64]:
         """A number for each text, (rows,)."""
         return np.asarray(self._logits(X)[:, 0], dtype=np.float64)
+
+
+def checked(X: Texts, y: Any, sample_weight: Any) -> tuple[list[list[str]], NDArray[Any], NDArray[np.float64] | None]:
+    """The text columns, what is to be learned of them, and weights, without the rows that weigh nothing.
+
+    Such a row is no row: held out, it would choose the best weights.
+    """
+    if y is None:
+        raise ValueError("This estimator requires y to be passed, but the target y is None.")
+    columns, target = text_columns(X), column_or_1d(y, warn=True)
+    check_consistent_length(columns[0], target, sample_weight)
+    if sample_weight is None:
+        return columns, target, None
+    weights = np.asarray(sample_weight, dtype=np.float64)
+    kept = np.flatnonzero(weights)
+    if not len(kept):
+        raise ValueError("sample_weight is 0 for every row")
+    return [[column[i] for i in kept] for column in columns], target[kept], weights[kept]
 
 
 def text_columns(X: Texts) -> list[list[str]]:

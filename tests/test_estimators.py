@@ -1,0 +1,218 @@
+"""kitune in scikit-learn's ways: cloned, searched, calibrated, piped, pickled, and checked by scikit-learn itself."""
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import joblib
+import numpy as np
+import pandas as pd
+import pytest
+from sklearn.base import clone
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.exceptions import NotFittedError
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import FunctionTransformer
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+import kitune
+from kitune import TextClassifier, TextRegressor
+from kitune.errors import UserError
+
+Rows = Callable[..., list[dict[str, Any]]]
+SMALL: dict[str, Any] = {
+    "train.dropout": 0.0,
+    "engine.threads": 1,
+    "engine.precision": "fp32",
+    "doctor.allow": ["few-rows", "near-duplicates"],
+}
+
+
+def small(kind: Any, model: Path, **told: Any) -> Any:
+    """An estimator that learns in a second."""
+    told = {"epochs": 3, "learning_rate": 3e-3, "max_length": 32, "options": SMALL, **told}
+    return kind(str(model), **told)
+
+
+@pytest.fixture(scope="module")
+def texts(rows: Rows) -> tuple[list[str], Any]:
+    made = rows("single-label", 60)
+    return [row["text"] for row in made], np.asarray([row["label"] for row in made])
+
+
+@pytest.fixture(scope="module")
+def fitted(lively_model: Path, texts: tuple[list[str], Any]) -> Any:
+    return small(TextClassifier, lively_model).fit(*texts)
+
+
+def test_probabilities_have_a_column_a_class_in_the_order_of_classes(fitted: Any, texts: tuple[list[str], Any]) -> None:
+    shares = fitted.predict_proba(texts[0])
+    assert fitted.classes_.tolist() == ["no", "yes"]
+    assert shares.shape == (60, 2)
+    np.testing.assert_allclose(shares.sum(axis=1), 1)
+    assert fitted.predict(texts[0]).tolist() == fitted.classes_[shares.argmax(axis=1)].tolist()
+    assert ((fitted.decision_function(texts[0]) > 0) == (shares[:, 1] > 0.5)).all()
+
+
+@pytest.mark.parametrize(
+    "labels", [np.asarray(["yes", "no"]), np.asarray([7, -3]), np.asarray([True, False]), np.asarray([2.0, 1.0])]
+)
+def test_classes_are_the_labels_as_they_were_given(
+    lively_model: Path, texts: tuple[list[str], Any], labels: Any
+) -> None:
+    y = labels[(texts[1] == "yes").astype(int)]
+    model = small(TextClassifier, lively_model, epochs=1).fit(texts[0], y)
+    assert model.classes_.tolist() == sorted(labels.tolist())
+    assert set(model.predict(texts[0]).tolist()) <= set(labels.tolist())
+    assert model.predict(texts[0]).dtype == labels.dtype
+
+
+def test_a_clone_is_unfitted_and_has_the_same_parameters(fitted: Any, texts: tuple[list[str], Any]) -> None:
+    copy = clone(fitted)
+    assert copy.get_params() == fitted.get_params()
+    with pytest.raises(NotFittedError):
+        copy.predict(texts[0])
+
+
+def test_a_second_fit_starts_anew_and_ends_the_same(lively_model: Path, texts: tuple[list[str], Any]) -> None:
+    model = small(TextClassifier, lively_model, epochs=1, random_state=3)
+    first = model.fit(*texts).predict_proba(texts[0])
+    second = model.fit(*texts).predict_proba(texts[0])
+    assert (first == second).all()
+
+
+@pytest.mark.parametrize("way", ["pickle", "joblib"])
+def test_a_fitted_model_answers_the_same_after_a_round_trip(
+    fitted: Any, texts: tuple[list[str], Any], tmp_path: Path, way: str
+) -> None:
+    before = fitted.predict_proba(texts[0])
+    if way == "pickle":
+        back = pickle.loads(pickle.dumps(fitted))
+    else:
+        joblib.dump(fitted, tmp_path / "model.joblib")
+        back = joblib.load(tmp_path / "model.joblib")
+    assert (back.predict_proba(texts[0]) == before).all()
+
+
+def test_a_fitted_model_can_be_saved_as_a_folder(fitted: Any, texts: tuple[list[str], Any], tmp_path: Path) -> None:
+    folder = fitted.save(tmp_path / "model")
+    np.testing.assert_array_equal(kitune.load(folder).predict(texts[0]).probabilities, fitted.predict_proba(texts[0]))
+    with pytest.raises(UserError, match="it exists already"):
+        fitted.save(folder)
+
+
+def test_rows_of_weight_0_teach_nothing(lively_model: Path, texts: tuple[list[str], Any]) -> None:
+    words, y = texts
+    wrong = np.where(y == "yes", "no", "yes")
+    both, labels = words + words, np.concatenate([y, wrong])
+    weights = np.concatenate([np.ones(60), np.zeros(60)])
+    told = {"options": SMALL | {"train.best_metric": "loss", "train.patience": None}, "valid_share": 0.05, "epochs": 8}
+    right = small(TextClassifier, lively_model, **told).fit(both, labels, sample_weight=weights)
+    turned = small(TextClassifier, lively_model, **told).fit(both, labels, sample_weight=1 - weights)
+    assert right.score(words, y) > 0.6 > 0.4 > turned.score(words, y)
+
+
+def test_searches_pipelines_and_cross_validation_take_it(lively_model: Path, texts: tuple[list[str], Any]) -> None:
+    model = small(TextClassifier, lively_model, epochs=1)
+    assert len(cross_val_score(model, *texts, cv=2)) == 2
+    search = GridSearchCV(model, {"learning_rate": [1e-3, 3e-3]}, cv=2, n_jobs=1).fit(*texts)
+    assert search.best_params_["learning_rate"] in (1e-3, 3e-3)
+    lower = FunctionTransformer(lambda column: [text.lower() for text in column])
+    assert make_pipeline(lower, clone(model)).fit(*texts).predict(texts[0]).shape == (60,)
+    calibrated = CalibratedClassifierCV(model, cv=2).fit(np.asarray(texts[0]), texts[1])
+    assert calibrated.predict_proba(np.asarray(texts[0])).shape == (60, 2)
+
+
+def test_pairs_and_frames_go_in(lively_model: Path, rows: Rows) -> None:
+    made = rows("single-label", 40, pair=True)
+    frame = pd.DataFrame({"a": [row["text"] for row in made], "b": [row["other"] for row in made]})
+    y = [row["label"] for row in made]
+    model = small(TextClassifier, lively_model, epochs=1).fit(frame, y)
+    pairs = list(zip(frame["a"], frame["b"], strict=True))
+    assert (model.predict_proba(pairs) == model.predict_proba(frame)).all()
+    assert (model.predict_proba(np.asarray(pairs)) == model.predict_proba(frame)).all()
+    with pytest.raises(ValueError, match="1 text columns, and the model was fitted on 2"):
+        model.predict(frame["a"])
+
+
+def test_a_regressor_gives_numbers(lively_model: Path, rows: Rows) -> None:
+    made = rows("regression", 60)
+    words, y = [row["text"] for row in made], np.asarray([row["label"] for row in made])
+    model = small(TextRegressor, lively_model, epochs=25).fit(words, y)
+    assert model.predict(words).shape == (60,)
+    assert model.score(words, y) > 0.2
+    again = pickle.loads(pickle.dumps(model))
+    assert (again.predict(words) == model.predict(words)).all()
+
+
+@pytest.mark.parametrize(
+    ("X", "y", "said"),
+    [
+        (["a", "b"], ["x", "x"], "y has one class"),
+        (["a", 3], ["x", "y"], "X, row 1: 3 is no text"),
+        (["a", "b"], ["x"], "inconsistent numbers of samples"),
+        ([("a", "b", "c")], ["x"], "3 columns"),
+        ([], [], "0 sample"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(lively_model: Path, X: Any, y: Any, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        small(TextClassifier, lively_model).fit(X, y)
+
+
+class Adapted:
+    """Lets scikit-learn's checks, which are made of tables of numbers, reach an estimator of texts."""
+
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
+        if y is not None:
+            X, y = validate_data(self, X, y, dtype=None)
+        if sample_weight is not None:
+            sample_weight = _check_sample_weight(sample_weight, X)
+        return super().fit(as_texts(X), y, sample_weight)  # type: ignore[misc]
+
+    def _logits(self, X: Any) -> Any:
+        check_is_fitted(self, "files_")
+        return super()._logits(as_texts(validate_data(self, X, dtype=None, reset=False)))  # type: ignore[misc]
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()  # type: ignore[misc]
+        tags.input_tags.string, tags.input_tags.two_d_array = False, True
+        # A random encoder does not tell clouds of points apart by the words for their coordinates, in an epoch.
+        for of_kind in (tags.classifier_tags, tags.regressor_tags):
+            if of_kind is not None:
+                of_kind.poor_score = True
+        return tags
+
+
+def as_texts(X: Any) -> list[str]:
+    """Each row of numbers as words."""
+    numbers = [[float(value) for value in row] for row in np.asarray(X)]
+    return [" ".join(f"{'good' if value > 0 else 'bad'} {abs(value):.4g}" for value in row) for row in numbers]
+
+
+class AdaptedClassifier(Adapted, TextClassifier):
+    pass
+
+
+class AdaptedRegressor(Adapted, TextRegressor):
+    pass
+
+
+# Checks of scikit-learn that do not fit an estimator of texts, and why.
+EXPECTED_TO_FAIL = {
+    "check_sample_weight_equivalence_on_dense_data": "a row of weight 2 is in one batch, a row that stands twice in two",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [AdaptedClassifier, AdaptedRegressor])
+def test_scikit_learn_s_own_checks_pass(kind: Any, lively_model: Path) -> None:
+    from sklearn.utils.estimator_checks import check_estimator
+
+    told = {"epochs": 1, "valid_share": 0.0}
+    results = check_estimator(small(kind, lively_model, **told), expected_failed_checks=EXPECTED_TO_FAIL, on_fail=None)
+    failed = {one["check_name"]: str(one["exception"])[:300] for one in results if one["status"] == "failed"}
+    assert not failed, "\n".join(f"{name}: {said}" for name, said in failed.items())
+    assert sum(one["status"] == "passed" for one in results) > 40

@@ -1,0 +1,187 @@
+"""Folds answer every row with a model that never saw it; seeds are pooled; both go on after a crash."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+import kitune
+from kitune.cli import main
+from kitune.data.read import read_table
+from kitune.errors import UserError
+from kitune.repeat import cross_validate, logits_in, train_seeds
+
+Rows = Callable[..., list[dict[str, Any]]]
+QUICK: dict[str, Any] = {
+    "train.epochs": 2,
+    "train.learning_rate": 3e-3,
+    "train.dropout": 0.0,
+    "engine.threads": 1,
+    "engine.precision": "fp32",
+    "data.max_length": 32,
+}
+
+
+def written(path: Path, made: list[dict[str, Any]]) -> Path:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in made), encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("task", ["single-label", "multi-label", "regression"])
+def test_every_row_is_answered_once_in_order_by_a_model_that_never_saw_it(
+    lively_model: Path, rows: Rows, tmp_path: Path, task: str
+) -> None:
+    data = written(tmp_path / "all.jsonl", made := rows(task, 45))
+    options = QUICK | {"data.id": "id"}
+    found = cross_validate(
+        data, folds=3, model=str(lively_model), out=tmp_path / "cv", text="text", task=task, options=options,  # type: ignore[arg-type]
+    )  # fmt: skip
+    table = pq.read_table(tmp_path / "cv" / "out-of-fold.parquet")
+    assert table.column("id").to_pylist() == [row["id"] for row in made]
+    fold_of = np.asarray(table.column("fold").to_pylist())
+    assert np.bincount(fold_of)[1:].tolist() == [15, 15, 15]
+    answers: list[Any] = [None] * 45
+    for number in (1, 2, 3):
+        inside = np.flatnonzero(fold_of == number)
+        run = tmp_path / "cv" / f"fold-{number}"
+        learned = set(np.load(run / "train_texts.npy").tolist())
+        unseen = kitune.load(run).evaluate([made[i] for i in inside], baselines=False)
+        assert unseen.new is None, "no text of the fold is among those that its model learned from"
+        assert len(learned) == 30
+        for i, said in zip(inside, kitune.load(run).predict([made[i] for i in inside]).labels, strict=True):
+            answers[i] = said
+    if task == "regression":
+        assert table.column("prediction").to_pylist() == pytest.approx(answers, abs=1e-5)
+    elif task == "single-label":
+        assert table.column("prediction").to_pylist() == answers
+    assert found.together is not None
+    assert found.together.scores.rows == 45
+    if task == "single-label":
+        right = [row["label"] == said for row, said in zip(made, answers, strict=True)]
+        assert found.together.metrics["accuracy"] == pytest.approx(np.mean(right))
+        assert found.mean["accuracy"] == pytest.approx(np.mean(right))
+
+
+def test_outputs_survive_the_way_through_a_file_of_probabilities(
+    lively_model: Path, rows: Rows, tmp_path: Path
+) -> None:
+    from kitune.config import RunOptions, with_values
+    from kitune.data.parts import read_parts
+
+    made = rows("single-label", 40)
+    run = kitune.train(made, test=made[:10], model=str(lively_model), out=tmp_path / "run", options=QUICK)
+    parts, _ = read_parts(with_values(RunOptions(), {"data.text": ["text"], "data.label": "label"}), {"train": made})
+    through = logits_in(run / "predictions" / "test.parquet", parts)
+    direct = run.predict(made[:10]).logits
+    np.testing.assert_allclose(through[:, 1] - through[:, 0], direct[:, 1] - direct[:, 0], atol=1e-5)
+
+
+def test_groups_and_equal_texts_stand_in_one_fold(tiny_model: Path, rows: Rows, tmp_path: Path) -> None:
+    made = [{**row, "customer": f"c{i // 3}"} for i, row in enumerate(rows("single-label", 36))]
+    made += [{**made[0], "customer": "someone else"}]
+    cross_validate(
+        made, folds=3, model=str(tiny_model), out=tmp_path / "cv", text="text",
+        options=QUICK | {"train.epochs": 1, "data.group": "customer"},
+    )  # fmt: skip
+    fold = pq.read_table(tmp_path / "cv" / "out-of-fold.parquet").column("fold").to_pylist()
+    assert all(len(set(fold[i : i + 3])) == 1 for i in range(0, 36, 3))
+    assert fold[36] == fold[0]
+
+
+def test_seeds_are_pooled_and_their_mean_answer_is_scored(lively_model: Path, rows: Rows, tmp_path: Path) -> None:
+    data, test = written(tmp_path / "train.jsonl", rows("single-label", 40)), rows("single-label", 20, seed=3)
+    found = train_seeds(data, seeds=(1, 2), test=test, model=str(lively_model), out=tmp_path / "s", options=QUICK)
+    runs = [kitune.load(tmp_path / "s" / f"seed-{seed}") for seed in (1, 2)]
+    shares = np.mean([run.predict(test).probabilities for run in runs], axis=0)  # type: ignore[arg-type]
+    right = np.mean([runs[0].label_names[i] == row["label"] for i, row in zip(shares.argmax(1), test, strict=True)])
+    assert found.together is not None
+    assert found.together.metrics["accuracy"] == pytest.approx(right)
+    scores = [one["accuracy"] for one in found.metrics]
+    assert (found.mean["accuracy"], found.sd["accuracy"]) == pytest.approx((np.mean(scores), np.std(scores, ddof=1)))
+    assert json.loads((tmp_path / "s" / "metrics.json").read_text())["mean"] == pytest.approx(found.mean)
+
+
+def test_without_a_test_part_seeds_are_scored_on_what_each_held_out(
+    tiny_model: Path, rows: Rows, tmp_path: Path
+) -> None:
+    found = train_seeds(
+        rows("single-label", 30), seeds=(1, 2), model=str(tiny_model), out=tmp_path / "s", options=QUICK
+    )
+    assert (found.part, found.together) == ("valid", None)
+
+
+def test_folds_go_on_where_they_were_cut_off(
+    lively_model: Path, rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = written(tmp_path / "all.jsonl", rows("single-label", 36))
+    words = ["train", str(data), "--model", str(lively_model), "--text", "text"]
+    words += [word for name, value in QUICK.items() for word in ("--set", f"{name}={value}")]
+
+    def run(*more: str) -> int:
+        with pytest.raises(SystemExit) as stopped:
+            main([*words, *more])
+        return int(stopped.value.code or 0)
+
+    assert run("--folds", "3", "--out", str(tmp_path / "whole")) == 0
+    from kitune import repeat
+    from kitune.finetune import finetune
+
+    real, calls = finetune, []
+
+    def cut_off(*given: Any) -> kitune.Run:
+        calls.append(given)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return real(*given)
+
+    monkeypatch.setattr(repeat, "finetune", cut_off)
+    assert run("--folds", "3", "--out", str(tmp_path / "cut")) == 130
+    assert f"kitune train --resume {tmp_path / 'cut'}" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", "--resume", str(tmp_path / "cut")])
+    assert stopped.value.code == 0
+    assert len(calls) == 4, "the first fold was not trained again"
+    whole, cut = (pq.read_table(tmp_path / name / "out-of-fold.parquet") for name in ("whole", "cut"))
+    assert whole.equals(cut)
+    shown = capsys.readouterr().out
+    assert "3 trainings in" in shown
+    assert "mean" in shown
+
+
+@pytest.mark.parametrize(
+    ("folds", "said"),
+    [(1, "there is nothing to compare"), (40, "fewer different texts or groups than 40 folds")],
+)
+def test_folds_that_make_no_sense_are_refused(
+    tiny_model: Path, rows: Rows, tmp_path: Path, folds: int, said: str
+) -> None:
+    with pytest.raises(UserError, match=said):
+        cross_validate(rows("single-label", 20), model=str(tiny_model), out=tmp_path / "cv", options=QUICK, folds=folds)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--folds", "3", "--seeds", "1,2"], "two ways to train several times"),
+        (["--seeds", "one"], "not whole numbers"),
+        (["--folds", "3", "--test", "x.csv"], "a test part has no place in it"),
+    ],
+)
+def test_on_the_command_line_they_are_refused_in_one_sentence(
+    tmp_path: Path, rows: Rows, words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = written(tmp_path / "all.jsonl", rows("single-label", 20))
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", str(data), *words])
+    assert stopped.value.code == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_table_of_our_own_comes_back_as_it_went_in(rows: Rows) -> None:
+    table = read_table(rows("multi-label", 6))
+    again = read_table(table.data)
+    assert again.data.equals(table.data)
