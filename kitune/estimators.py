@@ -78,7 +78,7 @@ class TextEstimator(BaseEstimator):  # type: ignore[misc]
             "engine.cache": False,
         }
         held_out = {"data.valid_share": self.valid_share} if self.valid_share else {"train.patience": None}
-        return named | held_out | self._defaults | dict(self.options or {})
+        return {**named, **held_out, **self._defaults, **(self.options or {})}
 
     def _fit(
         self,

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.cells import cell_len
 
 from kitune.config import TaskName
 from kitune.data.labels import number_in
@@ -22,8 +23,8 @@ from kitune.tasks import TASKS
 MOST_NUMBERS = 12
 # Of a column's values so many have a slice of their own, the commonest first.
 MOST_SLICES = 20
-# A confusion matrix with more labels does not fit into a terminal: its largest cells are listed.
-MOST_COLUMNS, LISTED_CELLS = 6, 12
+# Of a confusion matrix that is wider than a terminal, the largest cells are listed.
+MOST_WIDTH, LISTED_CELLS = 78, 12
 LABEL_KINDS = ("precision", "recall", "f1")
 
 
@@ -258,7 +259,9 @@ def label_grid(evaluation: Evaluation) -> Grid:
 
 def confusion_blocks(matrix: NDArray[np.int64], names: Sequence[str]) -> list[Block]:
     """The matrix, or the largest of what is confused in it."""
-    if len(names) <= MOST_COLUMNS:
+    count_width = len(f"{matrix.max(initial=0):,}")
+    width = max(map(cell_len, names)) + sum(2 + max(cell_len(name), count_width) for name in names)
+    if width <= MOST_WIDTH:
         rows = [(name, *map(int, row)) for name, row in zip(names, matrix, strict=True)]
         return ["a row a label, a column an answer:", Grid(("", *names), rows)]
     wrong = matrix.copy()

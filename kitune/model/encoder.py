@@ -223,7 +223,12 @@ def load_tokenizer(folder: Path) -> Any:
     with quiet_transformers():
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder, **told)
-        except (OSError, ValueError, KeyError, ImportError) as error:
+        except ImportError as error:  # of Japanese, the words are told apart by a library
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"{folder}: its tokenizer does not load: {reason}", fix="pip install 'kitune[ja]', or that package"
+            ) from None
+        except (OSError, ValueError, KeyError) as error:
             reason = " ".join(str(error).split())[:200]
             raise UserError(
                 f"{folder}: its tokenizer does not load: {reason}", fix="put the tokenizer's files there"
