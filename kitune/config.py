@@ -147,8 +147,10 @@ class TrainOptions(Options):
         None, description="Weight of each label by name; auto: inverse to its frequency (single-label)."
     )
     dropout: float | None = Field(None, ge=0, lt=1, description="Every dropout of the model; null: as its config says.")
-    patience: Count | Auto | None = Field(
-        "auto", description="Evaluations without a better score before it stops; null: never."
+    patience: Count | None = Field(
+        None,
+        description="Evaluations without a better score before it stops; null: never, for the weights go on getting better "
+        "while the rate falls to its end.",
     )
     best_metric: str = Field(
         "auto",
@@ -156,6 +158,12 @@ class TrainOptions(Options):
     )
     more_is_better: bool | Auto = Field(
         "auto", description="Which way best_metric is better; it must be told for a metric of compute_metrics."
+    )
+    best_within: float = Field(
+        1.0,
+        ge=0,
+        description="Standard errors by which a later evaluation may be worse and still replace best/: so much is chance, and "
+        "later weights are the better trained ones. 0: only a better score does.",
     )
     compute_metrics: str | None = Field(
         None, description="FILE.py or FILE.py:NAME, a function from an EvalPrediction to numbers by name, as Trainer's."

@@ -77,7 +77,7 @@ class TextEstimator(BaseEstimator):  # type: ignore[misc]
             "data.max_length": self.max_length,
             "engine.cache": False,
         }
-        held_out = {"data.valid_share": self.valid_share} if self.valid_share else {"train.patience": None}
+        held_out = {"data.valid_share": self.valid_share} if self.valid_share else {}
         return {**named, **held_out, **self._defaults, **(self.options or {})}
 
     def _fit(

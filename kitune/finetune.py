@@ -167,7 +167,8 @@ def finetune(
             if train_options.batch_tokens
             else f"{train_options.batch_rows} rows"
         )
-        + f" a step, {numbered(int(train_options.epochs), 'epoch')}, patience {train_options.patience}"
+        + f" a step, {numbered(int(train_options.epochs), 'epoch')}"
+        + (f", patience {train_options.patience}" if train_options.patience else "")
     )
     training = training_for(parts, pretrained, encoded, resolved, machine)
     for finding in (forecast := expected(training, encoded, resolved)):

@@ -21,6 +21,10 @@ MORE_IS_BETTER = {
     "mae": False,
 }
 
+# Metrics that are shares of rows, and those that are correlations: how far chance moves them is known.
+SHARES = frozenset({"accuracy", "macro_f1", "f1", "micro_f1", "subset_accuracy"})
+CORRELATIONS = frozenset({"mcc", "pearson", "spearman"})
+
 Metrics = dict[str, float]
 THRESHOLDS = np.linspace(0.05, 0.95, 19)
 
@@ -113,6 +117,18 @@ def better(name: str, new: float, old: float | None, *, more: bool | Literal["au
         return False
     more = MORE_IS_BETTER[name] if more == "auto" else more
     return old is None or (new > old if more else new < old)
+
+
+def standard_error(name: str, value: float, rows: int) -> float:
+    """How far chance moves a metric of so many rows, about: of a share as of a binomial, of a correlation as Fisher says.
+
+    Of other metrics it is not known without the rows, and 0.
+    """
+    if rows < 2:
+        return 0.0
+    if name in SHARES:
+        return float(np.sqrt(max(0.0, value * (1 - value)) / rows))
+    return float((1 - value**2) / np.sqrt(rows - 1)) if name in CORRELATIONS else 0.0
 
 
 def table_line(metrics: Metrics, names: Sequence[str]) -> str:

@@ -196,6 +196,7 @@ def training_for(
         machine,
         tokenizer.pad_token_id or 0,
         options.engine.log_every,
+        len(encoded["valid"]),
     )
     training.learning_rate(State(peak=float(options.train.learning_rate), planned_epochs=0))
     return training

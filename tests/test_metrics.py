@@ -22,6 +22,7 @@ from kitune.metrics import (
     sigmoid,
     single_label_metrics,
     softmax,
+    standard_error,
     table_line,
 )
 from kitune.tasks import TASKS
@@ -166,6 +167,20 @@ def test_the_better_of_two_values_goes_by_the_metric(name: str) -> None:
     assert better(name, 0.7, None) is True
     assert better(name, float("nan"), 0.7) is False
     assert better(name, float("nan"), None) is False
+
+
+def test_a_standard_error_is_the_spread_of_a_metric_over_many_test_sets() -> None:
+    generator = np.random.default_rng(0)
+    shares = generator.binomial(400, 0.85, size=20_000) / 400
+    assert standard_error("accuracy", 0.85, 400) == pytest.approx(shares.std(), rel=0.03)
+    x = generator.normal(size=(4_000, 300))
+    y = 0.8 * x + 0.6 * generator.normal(size=x.shape)
+    assert standard_error("pearson", 0.8, 300) == pytest.approx(pearsonr(x, y, axis=1).statistic.std(), rel=0.05)
+
+
+def test_of_a_loss_or_a_single_row_no_standard_error_is_known() -> None:
+    assert standard_error("loss", 0.3, 400) == standard_error("accuracy", 0.5, 1) == 0.0
+    assert standard_error("accuracy", 1.0, 400) == 0.0
 
 
 def test_every_metric_that_may_be_asked_for_has_a_direction() -> None:

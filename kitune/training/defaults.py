@@ -36,7 +36,6 @@ def resolve(
     resume_rate = rate / 2 if options.resume_learning_rate == "auto" else options.resume_learning_rate
     best = TASKS[task].headline[0] if options.best_metric == "auto" else options.best_metric
     require_metric(best, task, num_labels, own, options)
-    patience = 3 if options.patience == "auto" else options.patience
     return options.model_copy(
         update={
             "batch_rows": batch_rows,
@@ -44,7 +43,6 @@ def resolve(
             "learning_rate": rate,
             "resume_learning_rate": resume_rate,
             "best_metric": best,
-            "patience": patience,
         }
     )
 

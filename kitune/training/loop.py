@@ -18,7 +18,7 @@ from kitune.config import TrainOptions
 from kitune.data.batches import BatchPlan, collate, micro_batches, plan_epoch
 from kitune.data.encode import Encoded
 from kitune.data.table import Rows
-from kitune.metrics import Metrics, better
+from kitune.metrics import Metrics, better, standard_error
 from kitune.model.losses import target_weight_sum
 from kitune.training.devices import Machine
 from kitune.training.journal import Journal
@@ -37,8 +37,9 @@ class State:
         step: updates done.
         loss_sum, loss_rows: of the epoch that is under way: the numerator and denominator of its mean loss.
         log: what log.json shows.
-        best_value, best_step: of the metric that chooses best/.
-        waiting: evaluations since `best_step`.
+        best_value: of the metric that chooses best/, the best so far.
+        best_step: of best/: where that was, or a later one that is as good.
+        waiting: evaluations since `best_value`.
         stopped: patience has ended the training.
         decay_from, peak: step at which the present schedule began, and its peak rate.
         planned_epochs: how many the training was to have when the state was noted.
@@ -104,6 +105,7 @@ class Training:
     Attributes:
         loss: (logits, labels, weights) -> sum over rows.
         class_weights: (classes,) or None; part of the loss's denominator.
+        valid_rows: that the weights are chosen on.
     """
 
     network: nn.Module
@@ -116,6 +118,7 @@ class Training:
     machine: Machine
     pad_id: int
     log_every: int
+    valid_rows: int
 
     def learning_rate(self, state: State) -> float:
         """The rate of the next update."""
@@ -291,15 +294,18 @@ def weight_of(training: Training, rows: Rows) -> float:
 
 
 def evaluated(training: Training, state: State, metrics: Metrics, epoch: int, *, ends: bool) -> bool:
-    """Note the metrics of an evaluation in `state`; whether they are the best so far."""
+    """Note the metrics of an evaluation in `state`; whether the weights take the place of the best so far."""
     options = training.options
     name = str(options.best_metric)
     improved = better(name, metrics[name], state.best_value, more=options.more_is_better)
     if improved:
-        state.best_value, state.best_step, state.waiting = metrics[name], state.step, 0
+        state.best_value, state.waiting = metrics[name], 0
     else:
         state.waiting += 1
         state.stopped = isinstance(options.patience, int) and state.waiting >= options.patience
+    taken = improved or is_as_good(name, metrics[name], state.best_value, training)
+    if taken:
+        state.best_step = state.step
     entry = state.log.setdefault(f"Epoch {epoch}", {})
     if ends:
         entry["train_log"] = {"loss": state.loss_sum / max(state.loss_rows, 1e-12)}
@@ -307,7 +313,18 @@ def evaluated(training: Training, state: State, metrics: Metrics, epoch: int, *,
         entry["valid_log"] = dict(metrics)
     else:
         entry.setdefault("steps", {})[str(state.step)] = dict(metrics)
-    return improved
+    return taken
+
+
+def is_as_good(name: str, value: float, best: float | None, training: Training) -> bool:
+    """Whether a score is so near to the best that chance may be all that parts them: then the later weights are kept.
+
+    Source: the rule of one standard error, Breiman et al. 1984, Classification and Regression Trees, section 3.4.3.
+    """
+    if best is None or not math.isfinite(value):
+        return False
+    room = training.options.best_within * standard_error(name, best, training.valid_rows)
+    return room > 0 and abs(best - value) <= room
 
 
 def progress_line(state: State, epoch: int, options: TrainOptions) -> str:
@@ -318,7 +335,8 @@ def progress_line(state: State, epoch: int, options: TrainOptions) -> str:
     parts = [f"valid loss {metrics['loss']:.4f}"] + ([f"{name} {metrics[name]:.4f}"] if name != "loss" else [])
     if "train_log" in entry:
         parts.insert(0, f"train loss {entry['train_log']['loss']:.4f}")
-    best = " (best so far)" if state.best_step == state.step else ""
+    place = "best so far" if metrics[name] == state.best_value else "as good as the best so far"
+    best = f" ({place})" if state.best_step == state.step else ""
     stopped = f"; no better for {state.waiting} evaluations, so it ends here" if state.stopped else ""
     return f"Epoch {epoch}, step {state.step}: {', '.join(parts)}{best}{stopped}"
 

@@ -53,7 +53,8 @@ def estimate(training: Training, evaluated: dict[str, Encoded], engine: EngineOp
     seconds = epochs.count * (of_epoch + forward * scored.get("valid", 0.0)) + forward * sum(scored.values())
     weights = sum(parameter.numel() for parameter in training.network.parameters()) * 4
     disk = 2 * weights + engine.keep_checkpoints * 3 * weights
-    says = f"about {in_time(seconds)}, or less where patience ends it ({in_time(of_epoch)} an epoch)"
+    less = ", or less where patience ends it" if training.options.patience else ""
+    says = f"about {in_time(seconds)}{less} ({in_time(of_epoch)} an epoch)"
     says += f"; {resident_mb() / 1000:.1f} GB of memory, {disk / 1e9:.1f} GB of disk"
     return Finding("estimate", says, "--limit makes a trial run")
 

@@ -70,16 +70,18 @@ def test_weights_that_overflow_stop_the_run_too(rows: Rows, tiny_model: Path, tm
         train(tmp_path / "run", data, tiny_model, options)()
 
 
-def test_early_stopping_waits_as_long_as_patience_says_and_best_is_the_best(
-    rows: Rows, tiny_model: Path, tmp_path: Path
+@pytest.mark.parametrize(("within", "step"), [(0.0, 5), (1.0, 20)])
+def test_early_stopping_waits_as_long_as_patience_says_and_best_is_the_best_or_a_later_one_as_good(
+    rows: Rows, tiny_model: Path, tmp_path: Path, within: float, step: int
 ) -> None:
     # A rate of next to nothing: no evaluation after the first can be better.
     options = OPTIONS | {"train.learning_rate": 1e-12, "train.epochs": 20, "train.patience": 3}
+    options |= {"train.best_within": within}
     data = rows("single-label", 50)
     train(tmp_path / "run", data, tiny_model, options)()
     log = json.loads((tmp_path / "run" / "log.json").read_text())
     assert len(log) == 4
-    assert json.loads((tmp_path / "run" / "best" / "metrics.json").read_text())["step"] == 5
+    assert json.loads((tmp_path / "run" / "best" / "metrics.json").read_text())["step"] == step
     train(tmp_path / "never", data, tiny_model, options | {"train.patience": None, "train.epochs": 6})()
     assert len(json.loads((tmp_path / "never" / "log.json").read_text())) == 6
 
