@@ -1,0 +1,48 @@
+"""Makes docs/terminal.svg: what a training and its evaluation on the example tickets print, as it was printed.
+
+python docs/picture.py
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+ROOT = Path(__file__).parents[1]
+WIDTH = 100
+# Of the evaluation only the beginning fits into a picture.
+SHOWN_LINES = 14
+COMMANDS = (
+    "kitune train examples/tickets.csv --text text --label intent --group customer --out {run}",
+    "kitune evaluate {run} examples/tickets_test.csv",
+)
+
+
+def main() -> None:
+    console = Console(record=True, width=WIDTH, file=open(os.devnull, "w"), force_terminal=True)  # noqa: SIM115
+    with tempfile.TemporaryDirectory() as place:
+        for number, words in enumerate(COMMANDS):
+            console.print(Text("$ " + words.format(run="runs/first"), style="bold"))
+            told = words.format(run=f"{place}/first").split()
+            environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+            done = subprocess.run(told, cwd=ROOT, capture_output=True, text=True, check=True, env=environment)
+            said = done.stdout if number else done.stderr
+            lines = [shown(line) for line in said.replace(place, "runs").splitlines()]
+            for line in [line for line in lines if line is not None][: SHOWN_LINES if number else None]:
+                console.print(Text(line[:WIDTH]))
+            console.print()
+    console.save_svg(str(ROOT / "docs" / "terminal.svg"), title="kitune")
+
+
+def shown(line: str) -> str | None:
+    """A line as a terminal shows it in the end: of a bar its last state, and no empty ones."""
+    last = line.rstrip("\r").rpartition("\r")[2].rstrip()
+    return last or None
+
+
+if __name__ == "__main__":
+    main()
