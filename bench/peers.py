@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from heads import best_head
 from machine import device, fast_bf16
 from measure import best_threshold, measure
 from numpy.typing import NDArray
@@ -31,6 +30,8 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+
+from kitune.evaluate.linear import fit_head
 
 Encoded = list[dict[str, list[int]]]
 WITHOUT_WORD_SPACES = {"nsmc", "waimai"}  # Korean glues particles to words, Chinese writes no spaces
@@ -160,7 +161,7 @@ def trainer(
     return Outputs(logits_of(best, valid, tokenizer), logits_of(best, test, tokenizer), seconds, settings)
 
 
-def fit_head(
+def with_head(
     bench: BenchSet,
     train_rows: list[Row],
     valid_rows: list[Row],
@@ -170,15 +171,21 @@ def fit_head(
 ) -> Outputs:
     """Outputs of the best linear head over `vectors`, a function from rows to features (rows, features)."""
     features = vectors(train_rows), vectors(valid_rows)
-    score, strength = best_head(
+    score, _, strength = fit_head(
+        bench.task,
         features,
-        (gold(bench, train_rows), gold(bench, valid_rows)),
-        task=bench.task,
-        headline=bench.headline,
+        (as_labels(bench, train_rows), as_labels(bench, valid_rows)),
         num_outputs=len(bench.label_names),
+        headline=bench.headline,
     )
     seconds = time.perf_counter() - started
     return Outputs(score(features[1]), score(vectors(bench.test)), seconds, {"C": strength})
+
+
+def as_labels(bench: BenchSet, rows: list[Row]) -> NDArray[Any]:
+    """Labels as kitune's linear heads take them: scores as (rows, 1)."""
+    labels = gold(bench, rows)
+    return labels[:, None] if bench.task == "regression" else labels
 
 
 def tfidf(bench: BenchSet, train_rows: list[Row], valid_rows: list[Row]) -> Outputs:
@@ -201,7 +208,7 @@ def tfidf(bench: BenchSet, train_rows: list[Row], valid_rows: list[Row]) -> Outp
         product = first.multiply(second)
         return sparse.hstack([first, second, abs(first - second), product, product.sum(axis=1)]).tocsr()
 
-    return fit_head(bench, train_rows, valid_rows, vectors, started=started)
+    return with_head(bench, train_rows, valid_rows, vectors, started=started)
 
 
 def probe(
@@ -224,7 +231,7 @@ def probe(
         # scaling u * v up, or every feature to variance 1, gained nothing on the valid parts of mrpc, stsb, cola, sst2
         return np.hstack([u, v, abs(u - v), u * v])
 
-    return fit_head(bench, train_rows, valid_rows, vectors, started=started)
+    return with_head(bench, train_rows, valid_rows, vectors, started=started)
 
 
 @torch.inference_mode()

@@ -82,12 +82,12 @@ def repositories(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, row
     ]
     (japanese / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
     told = {"tokenizer_class": "BertJapaneseTokenizer", "do_lower_case": False, "word_tokenizer_type": "mecab"}
-    told |= {"subword_tokenizer_type": "wordpiece", "model_max_length": 64, "mecab_kwargs": {"mecab_dic": "ipadic"}}  # type: ignore[dict-item]
+    told |= {"subword_tokenizer_type": "wordpiece", "model_max_length": 64, "mecab_kwargs": {"mecab_dic": "ipadic"}}
     (japanese / "tokenizer_config.json").write_text(json.dumps(told))
     trained = models / "distilbert" / "distilbert-base-uncased-finetuned-sst-2-english"
     shutil.copytree(tiny_model, trained)
-    names = {0: "NEGATIVE", 1: "POSITIVE"}
-    AutoModelForSequenceClassification.from_pretrained(tiny_model, id2label=names).save_pretrained(trained)
+    moods = {0: "NEGATIVE", 1: "POSITIVE"}
+    AutoModelForSequenceClassification.from_pretrained(tiny_model, id2label=moods).save_pretrained(trained)
     return root
 
 

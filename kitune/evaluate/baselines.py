@@ -81,7 +81,7 @@ def with_head(rows: Learned, features: Features) -> Answered:
     """What the best linear head over these features says of the test rows."""
     train, valid = (features(rows.tables[part]) for part in ("train", "valid"))
     labels = rows.labels["train"], rows.labels["valid"]
-    head, threshold = fit_head(rows.task, (train, valid), labels, num_outputs=len(rows.names))
+    head, threshold, _ = fit_head(rows.task, (train, valid), labels, num_outputs=len(rows.names))
     return rows.answered(head(features(rows.tables["test"])), threshold)
 
 

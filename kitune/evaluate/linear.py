@@ -24,23 +24,28 @@ NEVER = -1e4
 
 
 def fit_head(
-    task: TaskName, features: tuple[Matrix, Matrix], labels: tuple[Labels, Labels], *, num_outputs: int
-) -> tuple[Head, float]:
-    """The head that is fitted on train and best on valid by the task's first metric, and its threshold.
+    task: TaskName,
+    features: tuple[Matrix, Matrix],
+    labels: tuple[Labels, Labels],
+    *,
+    num_outputs: int,
+    headline: str | None = None,
+) -> tuple[Head, float, float]:
+    """The head that is fitted on train and best on valid, its threshold, and its strength.
 
     Args:
         features, labels: of train and of valid.
+        headline: the metric; None: the task's first.
     """
-    name = TASKS[task].headline[0]
-    found: list[tuple[float, Head, float]] = []
-    for head in HEADS[task](features[0], labels[0], num_outputs):
+    name = headline or TASKS[task].headline[0]
+    found: list[tuple[float, Head, float, float]] = []
+    for strength, head in zip(STRENGTHS, HEADS[task](features[0], labels[0], num_outputs), strict=True):
         outputs = head(features[1])
         threshold = best_threshold(outputs.astype(np.float32), labels[1]) if task == "multi-label" else 0.5
         told = {"threshold": threshold} if task == "multi-label" else {}
         value = TASKS[task].metrics(outputs, labels[1], **told)[name]
-        found.append((value if MORE_IS_BETTER[name] else -value, head, threshold))
-    _, head, threshold = max(found, key=lambda one: one[0])  # of equals the first: the least strength
-    return head, threshold
+        found.append((value if MORE_IS_BETTER[name] else -value, head, threshold, strength))
+    return max(found, key=lambda one: one[0])[1:]  # of equals the first: the least strength
 
 
 def logistic(features: Matrix, labels: Labels, num_outputs: int) -> list[Head]:
