@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.text import Text
 
 ROOT = Path(__file__).parents[1]
-WIDTH = 100
+WIDTH = 88
 # Of the evaluation only the beginning fits into a picture.
-SHOWN_LINES = 14
+SHOWN_LINES = 20
 COMMANDS = (
     "kitune train examples/tickets.csv --text text --label intent --group customer --out {run}",
     "kitune evaluate {run} examples/tickets_test.csv",
@@ -31,17 +31,16 @@ def main() -> None:
             environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
             done = subprocess.run(told, cwd=ROOT, capture_output=True, text=True, check=True, env=environment)
             said = done.stdout if number else done.stderr
-            lines = [shown(line) for line in said.replace(place, "runs").splitlines()]
-            for line in [line for line in lines if line is not None][: SHOWN_LINES if number else None]:
+            lines = said.replace(place, "runs").splitlines()
+            for line in lines[:SHOWN_LINES] if number else filter(None, map(shown, lines)):
                 console.print(Text(line[:WIDTH]))
             console.print()
     console.save_svg(str(ROOT / "docs" / "terminal.svg"), title="kitune")
 
 
-def shown(line: str) -> str | None:
-    """A line as a terminal shows it in the end: of a bar its last state, and no empty ones."""
-    last = line.rstrip("\r").rpartition("\r")[2].rstrip()
-    return last or None
+def shown(line: str) -> str:
+    """A line as a terminal shows it in the end: of a bar its last state."""
+    return line.rstrip("\r").rpartition("\r")[2].rstrip()
 
 
 if __name__ == "__main__":

@@ -23,10 +23,24 @@ def speech() -> TextIO:
 
 @dataclass(frozen=True)
 class Grid:
-    """A table to be shown: the names of its columns, and rows of texts and numbers."""
+    """A table to be shown: the names of its columns, and rows of texts and numbers.
+
+    Attributes:
+        decimals: of every number that is not whole; None: four digits that count.
+    """
 
     header: Sequence[str]
     rows: Sequence[Sequence[Any]]
+    decimals: int | None = None
+
+    def numeric(self, column: int) -> bool:
+        """Whether a column holds numbers, and nothing else but empty cells."""
+        cells = [row[column] for row in self.rows if row[column] is not None]
+        return bool(cells) and all(map(is_number, cells))
+
+    def words(self, cell: Any) -> str:
+        """A cell on one line."""
+        return f"{cell:,.{self.decimals}f}" if self.decimals and isinstance(cell, float) else in_words(cell)
 
 
 # A sentence, or a table.
@@ -52,11 +66,12 @@ def as_html(blocks: Iterable[Block]) -> str:
 
 def html_table(grid: Grid) -> str:
     """A table as HTML."""
-    begin = '<td style="text-align: '
+    sides = ["right" if grid.numeric(column) else "left" for column in range(len(grid.header))]
     lines = [
         "<tr>"
         + "".join(
-            f'{begin}{"right" if is_number(cell) else "left"}">{escape(shortened(in_words(cell)))}</td>' for cell in row
+            f'<td style="text-align: {side}">{escape(shortened(grid.words(cell)))}</td>'
+            for side, cell in zip(sides, row, strict=True)
         )
         + "</tr>"
         for row in grid.rows

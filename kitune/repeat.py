@@ -77,7 +77,7 @@ class Repeats(Shown):
         """A line a training, mean and standard deviation, and what they say together."""
         names = list(self.metrics[0])
         lines = [*zip(self.names, self.metrics, strict=True), ("mean", self.mean), ("sd", self.sd)]
-        grid = Grid((f"on {self.part}", *names), [(name, *(one.get(key) for key in names)) for name, one in lines])
+        grid = Grid((f"on {self.part}", *names), [(name, *(one.get(key) for key in names)) for name, one in lines], 4)
         blocks: list[Block] = [f"{numbered(len(self.names), 'training')} in {self.folder}", "", grid]
         return blocks if self.together is None else [*blocks, "", "together:", *self.together.blocks()]
 

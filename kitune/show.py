@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kitune.findings import Finding
-from kitune.notebook import Block, Grid, in_words, is_number
+from kitune.notebook import Block, Grid
 
 COLOURS = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 # A pipe has no width: what is written there is read in a terminal in the end.
@@ -37,11 +37,11 @@ def show(blocks: Iterable[Block]) -> None:
 
 def aligned(grid: Grid, out: Console) -> Table:
     """A table whose numbers stand to the right, and whose long texts are cut at the end of the line."""
-    words = [[in_words(cell) for cell in row] for row in grid.rows]
+    words = [[grid.words(cell) for cell in row] for row in grid.rows]
     overflow: OverflowMethod = "ellipsis" if has_dots(out.encoding) else "crop"
     table = Table(box=None, padding=(0, 2, 0, 0), show_header=any(grid.header), header_style="bold")
     for number, name in enumerate(grid.header):
-        numeric = bool(words) and all(is_number(row[number]) for row in grid.rows)
+        numeric = grid.numeric(number)
         natural = max(cell_len(cell) for cell in (name, *(row[number] for row in words)))
         table.add_column(
             Text(name),

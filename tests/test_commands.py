@@ -69,17 +69,9 @@ def repositories(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, row
     japanese = models / "tohoku-nlp" / "bert-base-japanese-whole-word-masking"
     shutil.copytree(tiny_model, japanese)
     (japanese / "tokenizer.json").unlink()
-    pieces = [
-        "[PAD]",
-        "[UNK]",
-        "[CLS]",
-        "[SEP]",
-        "[MASK]",
-        *"。、商品最高悪良いこのはですまた買うない届早遅",
-        "商品",
-        "最高",
-        "最悪",
-    ]
+    signs = "この商品は最高ですまた買うない悪0123456789"
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *dict.fromkeys(signs)]
+    pieces += [f"##{sign}" for sign in dict.fromkeys(signs)]
     (japanese / "vocab.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
     told = {"tokenizer_class": "BertJapaneseTokenizer", "do_lower_case": False, "word_tokenizer_type": "mecab"}
     told |= {"subword_tokenizer_type": "wordpiece", "model_max_length": 64, "mecab_kwargs": {"mecab_dic": "ipadic"}}

@@ -15,12 +15,15 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 def test_tables_are_escaped_and_numbers_stand_to_the_right() -> None:
-    html = as_html(["a < b", "", Grid(("name", "rows"), [("<b>", 1234), ("c", True), (None, 0.5)])])
+    rows = [("<b>", 1234, True), ("c", None, False), (None, 0.5, None)]
+    html = as_html(["a < b", "", Grid(("name", "rows", "seen"), rows)])
     assert html.count("<p>") == 1
     assert "<p>a &lt; b</p>" in html
-    assert '<td style="text-align: left">&lt;b&gt;</td><td style="text-align: right">1,234</td>' in html
-    assert '<td style="text-align: left">yes</td>' in html
-    assert '<td style="text-align: left"></td><td style="text-align: right">0.5</td>' in html
+    left, right = '<td style="text-align: left">', '<td style="text-align: right">'
+    assert f"{left}&lt;b&gt;</td>{right}1,234</td>{left}yes</td>" in html
+    assert f"{left}c</td>{right}</td>{left}no</td>" in html
+    assert f"{left}</td>{right}0.5</td>{left}</td>" in html
+    assert f"{right}0.5000</td>" in as_html([Grid(("name", "rows"), [("a", 0.5)], 4)])
     assert "<thead>" not in as_html([Grid(("", ""), [(1, 2)])])
 
 

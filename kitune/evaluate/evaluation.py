@@ -25,6 +25,7 @@ MOST_NUMBERS = 12
 MOST_SLICES = 20
 # Of a confusion matrix that is wider than a terminal, the largest cells are listed.
 MOST_WIDTH, LISTED_CELLS = 78, 12
+DECIMALS = 4
 LABEL_KINDS = ("precision", "recall", "f1")
 
 
@@ -245,7 +246,9 @@ def metrics_grid(evaluation: Evaluation) -> Grid:
     new = evaluation.new
     header = ("metric", "value", "from", "to") + (("new texts", "from", "to") if new else ())
     rows = [(name, *evaluation.scores.cells(name), *(new.cells(name) if new else ())) for name in evaluation.metrics]
-    return Grid(header, [("rows", evaluation.scores.rows, None, None, new.rows, None, None), *rows] if new else rows)
+    if new:
+        rows.insert(0, ("rows", evaluation.scores.rows, None, None, new.rows, None, None))
+    return Grid(header, rows, DECIMALS)
 
 
 def label_grid(evaluation: Evaluation) -> Grid:
@@ -254,7 +257,7 @@ def label_grid(evaluation: Evaluation) -> Grid:
         (name, one["rows"], *(one[kind] for kind in LABEL_KINDS), *(one["f1_interval"] or (None, None)))
         for name, one in evaluation.labels.items()
     ]
-    return Grid(("label", "rows", *LABEL_KINDS, "from", "to"), rows)
+    return Grid(("label", "rows", *LABEL_KINDS, "from", "to"), rows, DECIMALS)
 
 
 def confusion_blocks(matrix: NDArray[np.int64], names: Sequence[str]) -> list[Block]:
@@ -274,6 +277,5 @@ def confusion_blocks(matrix: NDArray[np.int64], names: Sequence[str]) -> list[Bl
 def slice_grid(title: str, of: Mapping[str, Scores], names: Sequence[str]) -> Grid:
     """A line a slice, or a rival."""
     header = [title, "rows", *(cell for name in names for cell in (name, "from", "to"))]
-    return Grid(
-        header, [(value, one.rows, *(cell for name in names for cell in one.cells(name))) for value, one in of.items()]
-    )
+    lines = [(value, one.rows, *(cell for name in names for cell in one.cells(name))) for value, one in of.items()]
+    return Grid(header, lines, DECIMALS)

@@ -335,7 +335,7 @@ def progress_line(state: State, epoch: int, options: TrainOptions) -> str:
     parts = [f"valid loss {metrics['loss']:.4f}"] + ([f"{name} {metrics[name]:.4f}"] if name != "loss" else [])
     if "train_log" in entry:
         parts.insert(0, f"train loss {entry['train_log']['loss']:.4f}")
-    place = "best so far" if metrics[name] == state.best_value else "as good as the best so far"
+    place = "best so far" if metrics[name] == state.best_value else "as good"
     best = f" ({place})" if state.best_step == state.step else ""
     stopped = f"; no better for {state.waiting} evaluations, so it ends here" if state.stopped else ""
     return f"Epoch {epoch}, step {state.step}: {', '.join(parts)}{best}{stopped}"
