@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,11 +157,14 @@ def repeated(
     options = with_values(base, changes, where="--set")
     if resume is None:
         folder = begin(out, {kind: wanted}, options)
-    if kind == "folds":
-        assert isinstance(wanted, int)
-        return over_folds(folder, wanted, options, sources)
-    assert isinstance(wanted, list)
-    return over_seeds(folder, wanted, options, sources)
+    try:
+        if isinstance(wanted, int):
+            return over_folds(folder, wanted, options, sources)
+        return over_seeds(folder, wanted, options, sources)
+    except UserError:
+        if {path.name for path in folder.iterdir()} == {PLAN, OPTIONS}:  # refused before there was anything to keep
+            shutil.rmtree(folder)
+        raise
 
 
 def begin(out: str | Path | None, plan: Mapping[str, Any], options: RunOptions) -> Path:

@@ -512,6 +512,51 @@ def evaluating_a_label_that_the_run_does_not_know(here: Path) -> Words:
     return ["evaluate", str(here / "run"), str(here / "others.csv")]
 
 
+@mistake("tickets.csv: there is no column 'shop'", "name one of these")
+def scoring_by_a_column_that_is_not_there(here: Path) -> Words:
+    return ["evaluate", str(here / "run"), str(here / "tickets.csv"), "--by", "shop"]
+
+
+@mistake("scores.csv: the ending .csv is not one that kitune writes", "use .json")
+def scores_that_are_no_json(here: Path) -> Words:
+    return ["evaluate", str(here / "run"), str(here / "tickets.csv"), "--out", "scores.csv"]
+
+
+@mistake("--out answers.tsv: a GLUE submission has no file of that name", "QNLI.tsv")
+def a_submission_of_no_task(here: Path) -> Words:
+    return ["predict", str(here / "run"), str(here / "tickets.csv"), "--format", "glue", "--out", "answers.tsv"]
+
+
+@mistake("the model answers 'no', and the file holds entailment, not_entailment", "data.labels")
+def a_submission_of_a_model_of_other_labels(here: Path) -> Words:
+    return ["predict", str(here / "run"), str(here / "tickets.csv"), "--format", "glue", "--out", "QNLI.tsv"]
+
+
+@mistake("--format xlsx: there is glue")
+def a_format_that_is_not_there(here: Path) -> Words:
+    return ["predict", str(here / "run"), str(here / "tickets.csv"), "--format", "xlsx", "--out", "a.csv"]
+
+
+@mistake("--folds 1: there is nothing to compare", "--folds 5")
+def a_single_fold(here: Path) -> Words:
+    return train(here, "tickets.csv", "--folds", "1")
+
+
+@mistake("tickets.csv: fewer different texts or groups than 99 folds", "--folds with less")
+def more_folds_than_rows(here: Path) -> Words:
+    return train(here, "tickets.csv", "--folds", "99")
+
+
+@mistake("train.compute_metrics: mine.py: there is no such file", "FILE.py:NAME")
+def metrics_in_a_file_that_is_not_there(here: Path) -> Words:
+    return train(here, "tickets.csv", "--set", "train.compute_metrics=mine.py")
+
+
+@mistake("run: no folds or seeds are under way there", "another --out")
+def folds_where_a_run_is(here: Path) -> Words:
+    return ["train", "--folds", "3", "--resume", str(here / "run")]
+
+
 @pytest.mark.parametrize(("prepare", "fragments", "environment"), MISTAKES)
 def test_a_mistake_is_named_with_its_place_and_its_remedy_and_nothing_is_written(
     here: Path,
