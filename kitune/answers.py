@@ -1,6 +1,6 @@
 """Answers as rows: beside chosen columns of what was asked, streamed to a file."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -76,16 +76,19 @@ def answer_rows(
     answers: Predictions, table: Table, columns: Sequence[str], *, probabilities: bool, top: int = 0
 ) -> pa.Table:
     """The chosen columns and `prediction`; on request the likeliest labels, `top1` with `p1` and so on, and every `p(name)`."""
-    result = {name: table.data.column(name) for name in columns}
-    result["prediction"] = pa.array(answers.labels)
+    said = {"prediction": pa.array(answers.labels)}
     shares, names = answers.probabilities, answers.label_names
-    if shares is None:
-        return pa.table(result)
-    likeliest = np.argsort(-shares, axis=1, kind="stable")[:, :top]
-    for place, chosen in enumerate(likeliest.T, start=1):
-        result[f"top{place}"] = pa.array([names[i] for i in chosen], pa.string())
-        result[f"p{place}"] = pa.array(np.take_along_axis(shares, chosen[:, None], axis=1)[:, 0])
-    if probabilities:
-        for i, name in enumerate(names):
-            result[f"p({name})"] = pa.array(shares[:, i])
-    return pa.table(result)
+    if shares is not None:
+        likeliest = np.argsort(-shares, axis=1, kind="stable")[:, :top]
+        for place, chosen in enumerate(likeliest.T, start=1):
+            said[f"top{place}"] = pa.array([names[i] for i in chosen], pa.string())
+            said[f"p{place}"] = pa.array(np.take_along_axis(shares, chosen[:, None], axis=1)[:, 0])
+        if probabilities:
+            said |= {f"p({name})": pa.array(shares[:, i]) for i, name in enumerate(names)}
+    return beside(table, columns, said)
+
+
+def beside(table: pa.Table | Table, columns: Sequence[str], said: Mapping[str, pa.Array]) -> pa.Table:
+    """Columns of the data beside columns of ours; one of the data that has a name of ours is called `name (data)`."""
+    data = table.data if isinstance(table, Table) else table
+    return pa.table({f"{name} (data)" if name in said else name: data.column(name) for name in columns} | dict(said))

@@ -107,7 +107,7 @@ def train(
     if folds is not None and test is not None:
         raise UserError("--folds scores every row of train; a test part has no place in it", fix="leave --test out")
     if seeds is None:
-        repeats = cross_validate(data, folds=folds or 0, **whole)
+        repeats = cross_validate(data, folds=folds, **whole)
     else:
         repeats = train_seeds(data, seeds=numbers(seeds), test=test, **whole)
     show(repeats.blocks())

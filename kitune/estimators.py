@@ -1,5 +1,6 @@
 """scikit-learn's way to the same training: `fit`, `predict`, `predict_proba`, in pipelines, searches and cross-validation."""
 
+import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -53,7 +54,7 @@ class TextEstimator(BaseEstimator):  # type: ignore[misc]
         batch_rows: int | Literal["auto"] = "auto",
         max_length: int | Literal["auto"] = "auto",
         valid_share: float = 0.1,
-        random_state: int | None = None,
+        random_state: int | np.random.RandomState | None = None,
         options: Mapping[str, Any] | None = None,
         verbose: bool = False,
     ) -> None:
@@ -73,7 +74,7 @@ class TextEstimator(BaseEstimator):  # type: ignore[misc]
             "train.epochs": self.epochs,
             "train.learning_rate": self.learning_rate,
             "train.batch_rows": self.batch_rows,
-            "train.seed": 1 if self.random_state is None else int(self.random_state),
+            "train.seed": seed_of(self.random_state),
             "data.max_length": self.max_length,
             "engine.cache": False,
         }
@@ -107,7 +108,7 @@ class TextEstimator(BaseEstimator):  # type: ignore[misc]
             )
             folder = run / ("best" if self.valid_share else "last")
             self.files_ = {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
-            self.n_iter_ = int(run.options.train.epochs)
+            self.n_iter_ = len(json.loads((run / "log.json").read_text(encoding="utf-8")))
             self._loaded: Model | None = load(folder)
         self.n_texts_in_ = len(columns)
 
@@ -128,6 +129,8 @@ class TextEstimator(BaseEstimator):  # type: ignore[misc]
         """Write the fitted model as a folder that `from_pretrained` and `kitune.load` take; it must be a new one."""
         check_is_fitted(self, "files_")
         target = Path(folder)
+        if not target.parent.is_dir():
+            raise UserError(f"{target}: there is no folder {target.parent}", fix="make it first")
         if target.exists():
             raise UserError(f"{target}: it exists already; nothing in it was touched", fix="choose another folder")
         staging = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}-"))
@@ -171,7 +174,9 @@ class TextClassifier(ClassifierMixin, TextEstimator):  # type: ignore[misc]
         self.classes_, positions = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(f"y has one class, {self.classes_.tolist()[0]!r}: there is nothing to tell apart")
-        names = [f"c{number}" for number in range(len(self.classes_))]
+        names = [str(value) for value in self.classes_.tolist()]
+        if len(set(names)) < len(names) or not all(name.strip() for name in names):  # 1 and "1", or an empty one
+            names = [f"{number}: {name}" for number, name in enumerate(names)]
         self._fit(columns, [names[i] for i in positions], names, weights)
         return self
 
@@ -207,6 +212,13 @@ class TextRegressor(RegressorMixin, TextEstimator):  # type: ignore[misc]
         return np.asarray(self._logits(X)[:, 0], dtype=np.float64)
 
 
+def seed_of(random_state: Any) -> int:
+    """A training's seed from what scikit-learn calls a random state."""
+    if random_state is None:
+        return 1
+    return int(random_state.randint(2**31)) if hasattr(random_state, "randint") else int(random_state)
+
+
 def checked(X: Texts, y: Any, sample_weight: Any) -> tuple[list[list[str]], NDArray[Any], NDArray[np.float64] | None]:
     """The text columns, what is to be learned of them, and weights, without the rows that weigh nothing.
 
@@ -231,6 +243,8 @@ def text_columns(X: Texts) -> list[list[str]]:
     Raises:
         ValueError: it holds something else than texts.
     """
+    if isinstance(X, str | bytes):
+        raise ValueError(f"X is one text, {X!r}: give a list of texts")
     if hasattr(X, "columns") and hasattr(X, "shape"):  # a pandas or polars frame
         columns = [list(X[name]) for name in X.columns]
     else:

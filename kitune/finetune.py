@@ -299,7 +299,7 @@ def train_network(
     def save(state: State, improved: bool) -> None:
         if keeper is not None:
             last = state.stopped or state.step in training.epochs.ends or not training.epochs.ends
-            keeper.save(state, best={"step": state.step, **latest} if improved else None, last=last)
+            keeper.save(state, {"step": state.step, **latest}, best=improved, last=last)
 
     try:
         fit(training, state, journal, evaluate=evaluate, save=save)
@@ -343,7 +343,8 @@ def finish(
         machine.say(f"best/ on {part} ({numbered(len(logits), 'row')}): {table_line(metrics[part], names)}")
         new = np.flatnonzero(~np.isin(parts.keys(part), known))
         if 0 < len(new) < len(logits):
-            metrics[f"{part}_new"] = scored(parts, encoded[part], logits, threshold, own, rows=new)
+            # Not the user's own metrics, which a handful of rows may be too few for.
+            metrics[f"{part}_new"] = scored(parts, encoded[part], logits, threshold, None, rows=new)
             line = table_line(metrics[f"{part}_new"], names)
             machine.say(f"  without the {numbered(len(logits) - len(new), 'row')} whose text is in train: {line}")
     if machine.is_first:

@@ -1,6 +1,7 @@
 """Metrics by scikit-learn and scipy, and which way is better."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -26,6 +27,8 @@ SHARES = frozenset({"accuracy", "macro_f1", "f1", "micro_f1", "subset_accuracy"}
 CORRELATIONS = frozenset({"mcc", "pearson", "spearman"})
 
 Metrics = dict[str, float]
+# The probability from which a label counts: one for all rows, or (rows, 1), each row's own.
+Threshold = float | NDArray[np.float64]
 THRESHOLDS = np.linspace(0.05, 0.95, 19)
 
 
@@ -129,6 +132,15 @@ def standard_error(name: str, value: float, rows: int) -> float:
     if name in SHARES:
         return float(np.sqrt(max(0.0, value * (1 - value)) / rows))
     return float((1 - value**2) / np.sqrt(rows - 1)) if name in CORRELATIONS else 0.0
+
+
+def without_nan(value: Any) -> Any:
+    """`value` as JSON can say it: what is not finite is null."""
+    if isinstance(value, Mapping):
+        return {key: without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_nan(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def table_line(metrics: Metrics, names: Sequence[str]) -> str:

@@ -170,7 +170,10 @@ class Model:
         require_columns(table, [column, *by])
         if not len(table):
             raise UserError(f"{table.source}: it has no rows to score", fix="give labelled rows")
-        labels = label_array(table, column, self.task, self.label_names, separator=self.data.label_separator)
+        for note in table.notes:
+            self.machine.say(note)
+        separator = self.data.label_separator
+        labels = label_array(table, column, self.task, self.label_names, separator=separator, trained=True)
         logits = self.forward(table)
         answered = Answered(self.task, logits, labels, self.label_names, self.threshold)
         text, new = self.columns_in(table), None
@@ -194,7 +197,9 @@ class Model:
                 machine=self.machine,
                 max_length=self.max_length,
             )
-        groups = {name: slices_of(table, name) for name in by}
+        slices = {name: slices_of(table, name) for name in by}
+        groups = {name: rows for name, (rows, _) in slices.items()}
+        notes += [note for _, note in slices.values() if note]
         return judged(answered, table.source, new=new, groups=groups, baselines=others, notes=notes)
 
 

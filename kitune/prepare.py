@@ -121,22 +121,28 @@ def settle(
         parameters=parameters,
         own=own.names(parts.task, len(parts.names)) if own else (),
     )
-    if resolved.compute_metrics is not None:  # a run may be resumed from another folder
-        path, colon, function = resolved.compute_metrics.partition(":")
-        resolved = resolved.model_copy(update={"compute_metrics": f"{Path(path).resolve()}{colon}{function}"})
     told = {
         "text": columns.text,
         "label": columns.label,
         "labels": parts.names,
         "max_length": max_length,
     }
-    paths = {"model": str(Path(options.model).resolve()) if Path(options.model).exists() else options.model}
     data = options.data.model_copy(update=told)
     engine = options.engine.model_copy(update={"precision": machine.precision})
-    settled = options.model_copy(
-        update={"task": parts.task, "data": data, "train": resolved, "engine": engine, **paths}
+    settled = options.model_copy(update={"task": parts.task, "data": data, "train": resolved, "engine": engine})
+    return checked(with_whole_paths(settled).model_dump(), "options")
+
+
+def with_whole_paths(options: RunOptions) -> RunOptions:
+    """The options with whole paths in them, because a run may be resumed from another folder; names of the hub stay."""
+    data, train = options.data, options.train
+    files = {part: whole_name(name) for part in PARTS if (name := getattr(data, part)) is not None}
+    if train.compute_metrics is not None:
+        path, colon, function = train.compute_metrics.partition(":")
+        train = train.model_copy(update={"compute_metrics": f"{Path(path).resolve()}{colon}{function}"})
+    return options.model_copy(
+        update={"model": whole_name(options.model), "data": data.model_copy(update=files), "train": train}
     )
-    return checked(settled.model_dump(), "options")
 
 
 def encode_parts(parts: Parts, pretrained: Pretrained, options: RunOptions, machine: Machine) -> dict[str, Encoded]:

@@ -14,13 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from kitune.answers import answer_rows
+from kitune.answers import answer_rows, beside
 from kitune.config import RunOptions, TaskName, dump_yaml, load_yaml, with_values
 from kitune.data.labels import label_array
 from kitune.data.parts import Parts, read_parts
 from kitune.data.read import Source
 from kitune.data.split import strata, units
-from kitune.data.table import Rows, Table
+from kitune.data.table import Rows
 from kitune.data.write import row_writer
 from kitune.errors import UserError, command, numbered
 from kitune.evaluate.evaluation import Evaluation, judged
@@ -29,12 +29,14 @@ from kitune.evaluate.score import Predictions
 from kitune.finetune import Run, finetune, go_on
 from kitune.metrics import Metrics
 from kitune.notebook import Block, Grid, Shown, speech
-from kitune.prepare import asked
-from kitune.run_folder import as_json, choose_folder, replace_file, require_writable
+from kitune.prepare import asked, with_whole_paths
+from kitune.resume import refuse_changed_options
+from kitune.run_folder import as_json, choose_folder, read_metrics, replace_file, require_writable
 
 PLAN, OPTIONS, POOLED = "repeats.json", "options.yaml", "out-of-fold.parquet"
 # A probability of 0 or 1 as a logit would be infinite.
 LEAST_PROBABILITY = 1e-12
+DEFAULTS: dict[str, int | list[int]] = {"folds": 5, "seeds": [1, 2, 3]}
 
 
 @dataclass(frozen=True)
@@ -59,14 +61,19 @@ class Repeats(Shown):
     @property
     def mean(self) -> Metrics:
         """Of each metric, over the trainings."""
-        return {name: fmean(one[name] for one in self.metrics) for name in self.metrics[0]}
+        return {name: fmean(one[name] for one in self.metrics) for name in self.common}
 
     @property
     def sd(self) -> Metrics:
         """The standard deviation of each metric over the trainings; empty where there is one."""
         if len(self.metrics) < 2:
             return {}
-        return {name: stdev(one[name] for one in self.metrics) for name in self.metrics[0]}
+        return {name: stdev(one[name] for one in self.metrics) for name in self.common}
+
+    @property
+    def common(self) -> list[str]:
+        """The metrics that each training has a value of; one of the user's own may be missing here and there."""
+        return [name for name in self.metrics[0] if all(one.get(name) is not None for one in self.metrics)]
 
     def as_json(self) -> dict[str, Any]:
         """For metrics.json."""
@@ -76,7 +83,7 @@ class Repeats(Shown):
 
     def blocks(self) -> list[Block]:
         """A line a training, mean and standard deviation, and what they say together."""
-        names = list(self.metrics[0])
+        names = self.common
         lines = [*zip(self.names, self.metrics, strict=True), ("mean", self.mean), ("sd", self.sd)]
         grid = Grid((f"on {self.part}", *names), [(name, *(one.get(key) for key in names)) for name, one in lines], 4)
         blocks: list[Block] = [f"{numbered(len(self.names), 'training')} in {self.folder}", "", grid]
@@ -86,7 +93,7 @@ class Repeats(Shown):
 def cross_validate(
     data: Source = None,
     *,
-    folds: int = 5,
+    folds: int | None = None,
     model: str | None = None,
     out: str | Path | None = None,
     text: str | Sequence[str] | None = None,
@@ -102,7 +109,7 @@ def cross_validate(
     to choose the best weights, as in `train`; the fold itself chooses nothing.
 
     Args:
-        folds: how many, 2 or more.
+        folds: how many, 2 or more; 5 where it is not told.
         resume: the folder of a cross-validation that was cut off.
 
     Returns:
@@ -115,7 +122,7 @@ def cross_validate(
 def train_seeds(
     data: Source = None,
     *,
-    seeds: Sequence[int] = (1, 2, 3),
+    seeds: Sequence[int] | None = None,
     test: Source = None,
     model: str | None = None,
     out: str | Path | None = None,
@@ -129,16 +136,18 @@ def train_seeds(
     """Train with each seed: how much of a score is luck, and what the mean of all answers scores on test.
 
     Args:
-        seeds: each decides the split, the new head, the order of rows and dropout of one training.
+        seeds: each decides the split, the new head, the order of rows and dropout of one training; 1, 2, 3 where they are
+            not told.
         resume: the folder of trainings that were cut off.
     """
     told = {"model": model, "text": text, "label": label, "task": task, "options": options}
-    return repeated("seeds", list(seeds), data, test, out, config, resume, told)
+    wanted = None if seeds is None else list(dict.fromkeys(map(int, seeds)))
+    return repeated("seeds", wanted, data, test, out, config, resume, told)
 
 
 def repeated(
     kind: Literal["folds", "seeds"],
-    wanted: int | list[int],
+    wanted: int | list[int] | None,
     data: Source,
     test: Source,
     out: str | Path | None,
@@ -149,29 +158,61 @@ def repeated(
     """New trainings, or the rest of those in a folder."""
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError(f"--{kind} runs in one process", fix="start it without torchrun")
-    base = RunOptions() if config is None else load_yaml(Path(config))
     if resume is not None:
-        folder = Path(resume)
-        kind, wanted, base = planned(folder)
+        if config is not None or out is not None:
+            raise UserError(
+                "folds and seeds go on in their own folder with their own options", fix="leave the rest out"
+            )
+        folder, before = Path(resume), planned(Path(resume))
+        if wanted not in (None, before.wanted):
+            raise UserError(f"{folder}: it was begun with {before.kind} {before.wanted}", fix="leave that out to go on")
+        base, kind, wanted = before.options, before.kind, before.wanted
+    else:
+        wanted = wanted or DEFAULTS[kind]
+        if wanted == [] or (isinstance(wanted, int) and wanted < 2):
+            raise UserError(f"--{kind} {wanted}: there is nothing to compare", fix="--folds 5, or --seeds 1,2,3")
+        base = RunOptions() if config is None else load_yaml(Path(config))
     sources, changes = asked((data, None, test), **told)
-    options = with_values(base, changes, where="--set")
+    options = with_whole_paths(with_values(base, changes, where="--set"))
+    if resume is not None:
+        refuse_changed_options(folder, base, options)
+    if kind == "folds" and (options.data.test is not None or "test" in sources):
+        raise UserError("--folds scores every row of train; a test part has no place in it", fix="leave --test out")
+    parts, said = read_parts(options, sources)
+    say(said)
+    fingerprints = {part: table.fingerprint(parts.columns_in(part)) for part, table in parts.given.items()}
     if resume is None:
-        folder = begin(out, {kind: wanted}, options)
+        fold_of = folds(parts, wanted) if isinstance(wanted, int) else None  # refused before there is a folder
+        folder = begin(out, {kind: wanted, "data": fingerprints}, options)
+    else:
+        fold_of = folds(parts, wanted) if isinstance(wanted, int) else None
+        if changed := [part for part in fingerprints if before.data.get(part) != fingerprints[part]]:
+            raise UserError(
+                f"{folder}: the {changed[0]} rows are not those that it was begun with",
+                fix="put the old data back to go on, or start anew with another --out",
+            )
     try:
-        if isinstance(wanted, int):
-            return over_folds(folder, wanted, options, sources)
-        return over_seeds(folder, wanted, options, sources)
+        if fold_of is not None:
+            return over_folds(folder, parts, fold_of)
+        return over_seeds(folder, list(wanted), options, sources, parts)  # type: ignore[arg-type]
     except UserError:
-        if {path.name for path in folder.iterdir()} == {PLAN, OPTIONS}:  # refused before there was anything to keep
-            shutil.rmtree(folder)
+        if resume is None and {path.name for path in folder.iterdir()} == {PLAN, OPTIONS}:
+            shutil.rmtree(folder)  # refused before there was anything to keep
         raise
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a folder of trainings is to hold."""
+
+    kind: Literal["folds", "seeds"]
+    wanted: int | list[int]
+    data: Mapping[str, str]
+    options: RunOptions
 
 
 def begin(out: str | Path | None, plan: Mapping[str, Any], options: RunOptions) -> Path:
     """The folder of new trainings, with their plan in it."""
-    for name, wanted in plan.items():
-        if wanted in ([], 0, 1):
-            raise UserError(f"--{name} {wanted}: there is nothing to compare", fix=f"--{name} 5, or --seeds 1,2,3")
     folder = choose_folder(out)
     require_writable(folder)
     folder.mkdir(parents=True)
@@ -180,31 +221,28 @@ def begin(out: str | Path | None, plan: Mapping[str, Any], options: RunOptions) 
     return folder
 
 
-def planned(folder: Path) -> tuple[Literal["folds", "seeds"], int | list[int], RunOptions]:
+def planned(folder: Path) -> Plan:
     """What a folder of trainings was to hold."""
     try:
         plan = json.loads((folder / PLAN).read_text(encoding="utf-8"))
-        kind = "folds" if "folds" in plan else "seeds"
-        return kind, plan[kind], load_yaml(folder / OPTIONS)  # type: ignore[return-value]
+        kind: Literal["folds", "seeds"] = "folds" if "folds" in plan else "seeds"
+        return Plan(kind, plan[kind], plan["data"], load_yaml(folder / OPTIONS))
     except (OSError, ValueError, KeyError):
         raise UserError(
             f"{folder}: no folds or seeds are under way there", fix="start anew with another --out"
         ) from None
 
 
-def over_folds(folder: Path, count: int, options: RunOptions, sources: Mapping[str, Source]) -> Repeats:
+def over_folds(folder: Path, parts: Parts, fold_of: Rows) -> Repeats:
     """Cross-validation in `folder`; folds that are there are not trained again."""
-    if options.data.test is not None or "test" in sources:
-        raise UserError("--folds scores every row of train; a test part has no place in it", fix="leave --test out")
-    parts, said = read_parts(options, sources)
-    say(said)
-    table, labels = whole_of(parts)
-    fold_of = folds(table, parts, labels, count)
+    table, options = parts.given["train"], parts.options
     update = {"train": None, "valid": None, "limit": None, "text": parts.columns.text, "label": parts.columns.label}
     update["labels"] = None if parts.task == "regression" else parts.names
     data = options.data.model_copy(update=update)
     of_fold = options.model_copy(update={"task": parts.task, "data": data})
-    runs = []
+    runs, count = [], int(fold_of.max()) + 1
+    logits = np.empty((len(table), len(parts.names)), dtype=np.float32)
+    threshold = np.full((len(table), 1), 0.5)
     for number in range(count):
         inside, outside = np.flatnonzero(fold_of == number), np.flatnonzero(fold_of != number)
         given: dict[str, Source] = {"train": table.take(outside).data, "test": table.take(inside).data}
@@ -215,40 +253,42 @@ def over_folds(folder: Path, count: int, options: RunOptions, sources: Mapping[s
                 f"fold {number + 1} of {count}: {len(inside):,} rows are answered by a model of the other {len(outside):,}"
             ]
         )
-        runs.append(one(folder / f"fold-{number + 1}", of_fold, given))
-    logits = np.empty((len(table), len(parts.names)), dtype=np.float32)
-    for number, run in enumerate(runs):
-        logits[fold_of == number] = logits_in(run.folder / "predictions" / "test.parquet", parts)
-    threshold = fmean(
-        float(json.loads((run / "best" / "metrics.json").read_text()).get("threshold", 0.5)) for run in runs
-    )
+        run = one(folder / f"fold-{number + 1}", of_fold, given)
+        logits[inside], threshold[inside] = logits_in(run.folder, parts), threshold_of(run.folder)
+        runs.append(run)
     answers = Predictions(logits, parts.names, parts.task, threshold)
     columns = [name for name in parts.columns.used if name in table.columns]
     rows = answer_rows(answers, table, columns, probabilities=True)
     with row_writer(folder / POOLED) as write:
-        write(rows.append_column("fold", pa.array(fold_of + 1)))
-    answered = Answered(parts.task, logits, labels, parts.names, threshold)
+        write(beside(rows, rows.column_names, {"fold": pa.array(fold_of + 1)}))
+    answered = Answered(parts.task, logits, labels_of(parts), parts.names, threshold)
     names = tuple(run.folder.name for run in runs)
     metrics = tuple(run.metrics["test"] for run in runs)
     return kept(Repeats(folder, names, "its fold", metrics, judged(answered, f"{table.source}, out of fold")))
 
 
-def over_seeds(folder: Path, seeds: list[int], options: RunOptions, sources: Mapping[str, Source]) -> Repeats:
+def over_seeds(
+    folder: Path, seeds: list[int], options: RunOptions, sources: Mapping[str, Source], parts: Parts
+) -> Repeats:
     """A training for each seed in `folder`; those that are there are not made again."""
     runs = []
     for seed in seeds:
         say([f"seed {seed}:"])
-        of_seed = with_values(options, {"train.seed": seed})
-        runs.append(one(folder / f"seed-{seed}", of_seed, sources))
+        runs.append(one(folder / f"seed-{seed}", with_values(options, {"train.seed": seed}), sources))
     names = tuple(run.folder.name for run in runs)
     part = "test" if "test" in runs[0].metrics else "valid"
     together = None
     if part == "test":
-        parts, _ = read_parts(options, sources)
-        logits = [logits_in(run.folder / "predictions" / "test.parquet", parts) for run in runs]
-        answered = Answered(parts.task, mean_answer(logits, parts.task), parts.labels("test"), parts.names)
+        logits = mean_answer([logits_in(run.folder, parts) for run in runs], parts.task)
+        threshold = fmean(threshold_of(run.folder) for run in runs)
+        answered = Answered(parts.task, logits, parts.labels("test"), parts.names, threshold)
         together = judged(answered, f"{parts.tables['test'].source}, the mean answer of {len(runs)} seeds")
     return kept(Repeats(folder, names, part, tuple(run.metrics[part] for run in runs), together))
+
+
+def threshold_of(run: Path) -> float:
+    """From which probability a label counts in a run's answers."""
+    return float(read_metrics(run / "best").get("threshold", 0.5))
 
 
 def one(folder: Path, options: RunOptions, sources: Mapping[str, Source]) -> Run:
@@ -261,20 +301,23 @@ def one(folder: Path, options: RunOptions, sources: Mapping[str, Source]) -> Run
         return go_on(folder, {}, sources) if folder.exists() else finetune(options, sources, folder)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(command("kitune", "train", "--resume", folder.parent)) from None
+    except UserError as error:  # what it says of going on is true of all of them
+        alone, all_of_them = (command("kitune", "train", "--resume", path) for path in (folder, folder.parent))
+        raise UserError(error.problem, fix=error.fix.replace(alone, all_of_them)) from None
 
 
-def whole_of(parts: Parts) -> tuple[Table, NDArray[Any]]:
-    """Train before a part was held out, and its labels."""
-    table = parts.given["train"]
+def labels_of(parts: Parts) -> NDArray[Any]:
+    """The labels of train before a part was held out."""
     assert parts.columns.label is not None
     separator = parts.options.data.label_separator
-    return table, label_array(table, parts.columns.label, parts.task, parts.names, separator=separator)
+    return label_array(parts.given["train"], parts.columns.label, parts.task, parts.names, separator=separator)
 
 
-def folds(table: Table, parts: Parts, labels: NDArray[Any], count: int) -> Rows:
-    """The fold of each row, (rows,) from 0: stratified and seeded, equal texts and groups in one."""
+def folds(parts: Parts, count: int) -> Rows:
+    """The fold of each row of train, (rows,) from 0: stratified and seeded, equal texts and groups in one."""
     from sklearn.model_selection import StratifiedGroupKFold
 
+    table, labels = parts.given["train"], labels_of(parts)
     unit = units(table, parts.columns)
     if unit.max() + 1 < count:
         raise UserError(f"{table.source}: fewer different texts or groups than {count} folds", fix="--folds with less")
@@ -288,9 +331,9 @@ def folds(table: Table, parts: Parts, labels: NDArray[Any], count: int) -> Rows:
     return result
 
 
-def logits_in(path: Path, parts: Parts) -> NDArray[np.float32]:
-    """Outputs as a file of predictions says them, (rows, outputs): logarithms of the probabilities, or the numbers."""
-    table = pq.read_table(path)
+def logits_in(run: Path, parts: Parts) -> NDArray[np.float32]:
+    """Outputs as a run's answers to test say them, (rows, outputs): logarithms of the probabilities, or the numbers."""
+    table = pq.read_table(run / "predictions" / "test.parquet")
     if parts.task == "regression":
         return np.asarray(table.column("prediction").to_numpy(), dtype=np.float32)[:, None]
     shares = np.stack([table.column(f"p({name})").to_numpy() for name in parts.names], axis=1)

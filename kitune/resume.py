@@ -63,10 +63,9 @@ def refuse_changed_metrics(folder: Path, record: Mapping[str, Any], own: OwnMetr
     """Refuse a resumption that would choose its best weights by other metrics."""
     before = record.get("compute_metrics")
     if before is not None and own is None:
-        raise UserError(
-            f"{folder}: it was trained with metrics of your own, a function in Python",
-            fix=f"resume there: kitune.train(resume={str(folder)!r}, compute_metrics=...)",
-        )
+        problem = f"{folder}: it was trained with metrics of your own" + ("" if before else ", a function in Python")
+        there = f"resume there: kitune.train(resume={str(folder)!r}, compute_metrics=...)"
+        raise UserError(problem, fix="do not unset train.compute_metrics" if before else there)
     if before and own and own.digest != before:
         raise UserError(
             f"{folder}: {own.place} is not what it was when the run began",

@@ -41,14 +41,21 @@ def rivals(
         return {}, [f"no baselines: {error.problem}"]
     assert options.data.text is not None
     rows = learned(parts, table, labels, options.data.text)
-    found = {"majority": majority(rows), "TF-IDF": bag_of_words(rows)}
-    if run is None:
-        return found, ["no frozen probe: it is not known which model this one was trained from"]
-    try:
-        vectors = load_to_embed(model_folder(run.model, run.revision), run.engine, machine, max_length=max_length)
-    except UserError as error:
-        return found, [f"no frozen probe: {error.problem}"]
-    return found | {"frozen probe": frozen_probe(rows, vectors)}, []
+    machine.say(f"learning baselines from {len(rows.tables['train']):,} rows; --no-baselines leaves them out")
+
+    def probe() -> Answered:
+        if run is None:
+            raise UserError("it is not known which model this one was trained from", fix="evaluate a run")
+        folder = model_folder(run.model, run.revision)
+        return frozen_probe(rows, load_to_embed(folder, run.engine, machine, max_length=max_length))
+
+    found, notes = {"majority": majority(rows)}, []
+    for name, learn in {"TF-IDF": lambda: bag_of_words(rows), "frozen probe": probe}.items():
+        try:
+            found[name] = learn()
+        except (UserError, ValueError) as error:  # scikit-learn: texts without words, a single class
+            notes.append(f"no {name}: {error.problem if isinstance(error, UserError) else error}")
+    return found, notes
 
 
 def rows_learned(options: RunOptions, run: RunOptions | None, folder: Path, train: Source) -> Parts:

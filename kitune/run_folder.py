@@ -20,7 +20,7 @@ from torch import Tensor
 import kitune
 from kitune.config import RunOptions, dump_yaml
 from kitune.errors import UserError, command
-from kitune.metrics import Metrics
+from kitune.metrics import Metrics, without_nan
 from kitune.model.encoder import save_pretrained
 from kitune.model.vocabulary import rows_in_use, tables_in_use
 from kitune.training.checkpoint import (
@@ -127,7 +127,7 @@ def only_one(folder: Path) -> Iterator[None]:
 
 def as_json(value: Any) -> str:
     """Readable JSON with a line end."""
-    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    return json.dumps(without_nan(value), indent=2, ensure_ascii=False) + "\n"
 
 
 def facts(machine: Machine) -> dict[str, Any]:
@@ -240,9 +240,12 @@ class Keeper:
         self._sealing: Future[None] | None = None
         sweep(folder)
 
-    def save(self, state: State, *, best: Metrics | None, last: bool) -> None:
-        """Write a checkpoint, and before it best/ (where `best` has its metrics) and last/, so that a crash between them
-        leaves a checkpoint that will write both again.
+    def save(self, state: State, scores: Mapping[str, Any], *, best: bool, last: bool) -> None:
+        """Write a checkpoint, and before it best/ and last/, where the weights are these, so that a crash between them leaves
+        a checkpoint that will write both again.
+
+        Args:
+            scores: of the latest evaluation, with the threshold that was tuned there.
 
         When this returns all bytes are written, so that the training may go on; that they are on the disk, and moved in, is
         seen to beside it, and known after `wait`.
@@ -260,7 +263,7 @@ class Keeper:
             staging = stage(target, lambda folder: self.write_state(state, folder))
         except OSError as error:
             raise self.failed(error) from None
-        self._sealing = self._thread.submit(self.seal, staging, target, state.step, best, last)
+        self._sealing = self._thread.submit(self.seal, staging, target, dict(scores), best, last)
 
     def write_state(self, state: State, folder: Path) -> None:
         """Weights, moments and state, as they are now."""
@@ -270,12 +273,10 @@ class Keeper:
         saved = {"state": state.as_json(), "step_count": self.optimizer.step_count}
         (folder / STATE).write_text(json.dumps(saved), encoding="utf-8")
 
-    def seal(self, staging: Path, target: Path, step: int, best: Metrics | None, last: bool) -> None:
+    def seal(self, staging: Path, target: Path, scores: Mapping[str, Any], best: bool, last: bool) -> None:
         """best/ and last/, then the checkpoint: on the disk and in their places."""
-        if best is not None:
-            self.write_model("best", staging / WEIGHTS, best)
-        if last:
-            self.write_model("last", staging / WEIGHTS, {"step": step})
+        for name in [name for name, due in (("best", best), ("last", last)) if due]:
+            self.write_model(name, staging / WEIGHTS, scores)
         seal(staging, target, sealed=True)
         drop_old(target.parent, self.options.engine.keep_checkpoints)
 

@@ -9,7 +9,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kitune.config import TaskName
-from kitune.metrics import Metrics, multi_label_metrics, regression_metrics, sigmoid, single_label_metrics, softmax
+from kitune.metrics import (
+    Metrics,
+    Threshold,
+    multi_label_metrics,
+    regression_metrics,
+    sigmoid,
+    single_label_metrics,
+    softmax,
+)
 from kitune.model.losses import binary_cross_entropy_sum, cross_entropy_sum, squared_error_sum
 
 Decoded = list[Any]
@@ -32,20 +40,20 @@ class Task:
     metrics: Callable[..., Metrics]
     headline: tuple[str, ...]
     probabilities: Callable[[NDArray[np.float32]], NDArray[np.float64]] | None
-    decode: Callable[[NDArray[np.float32], Sequence[str], float], Decoded]
+    decode: Callable[[NDArray[np.float32], Sequence[str], Threshold], Decoded]
 
 
-def argmax_name(logits: NDArray[np.float32], names: Sequence[str], threshold: float) -> Decoded:
+def argmax_name(logits: NDArray[np.float32], names: Sequence[str], threshold: Threshold) -> Decoded:
     """The name of the largest output."""
     return [names[i] for i in logits.argmax(axis=1)]
 
 
-def names_above(logits: NDArray[np.float32], names: Sequence[str], threshold: float) -> Decoded:
+def names_above(logits: NDArray[np.float32], names: Sequence[str], threshold: Threshold) -> Decoded:
     """The names of all outputs whose probability reaches the threshold."""
     return [[names[int(i)] for i in np.flatnonzero(row)] for row in sigmoid(logits) >= threshold]
 
 
-def raw_value(logits: NDArray[np.float32], names: Sequence[str], threshold: float) -> Decoded:
+def raw_value(logits: NDArray[np.float32], names: Sequence[str], threshold: Threshold) -> Decoded:
     """The one output."""
     return [float(value) for value in logits[:, 0]]
 

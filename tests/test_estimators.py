@@ -98,6 +98,10 @@ def test_a_fitted_model_answers_the_same_after_a_round_trip(
 
 def test_a_fitted_model_can_be_saved_as_a_folder(fitted: Any, texts: tuple[list[str], Any], tmp_path: Path) -> None:
     folder = fitted.save(tmp_path / "model")
+    assert kitune.load(folder).label_names == ("no", "yes")
+    assert kitune.load(folder).predict(texts[0]).labels == fitted.predict(texts[0]).tolist()
+    with pytest.raises(UserError, match="there is no folder"):
+        fitted.save(tmp_path / "nowhere" / "model")
     np.testing.assert_array_equal(kitune.load(folder).predict(texts[0]).probabilities, fitted.predict_proba(texts[0]))
     with pytest.raises(UserError, match="it exists already"):
         fitted.save(folder)
@@ -155,6 +159,7 @@ def test_a_regressor_gives_numbers(lively_model: Path, rows: Rows) -> None:
         (["a", "b"], ["x"], "inconsistent numbers of samples"),
         ([("a", "b", "c")], ["x"], "3 columns"),
         ([], [], "0 sample"),
+        ("great", ["x"] * 5, "X is one text, 'great'"),
     ],
 )
 def test_what_makes_no_sense_is_refused(lively_model: Path, X: Any, y: Any, said: str) -> None:

@@ -58,6 +58,8 @@ def test_every_row_is_answered_once_in_order_by_a_model_that_never_saw_it(
         assert table.column("prediction").to_pylist() == pytest.approx(answers, abs=1e-5)
     elif task == "single-label":
         assert table.column("prediction").to_pylist() == answers
+    else:  # each fold's answers by the threshold that its own model was given
+        assert table.column("prediction").to_pylist() == answers
     assert found.together is not None
     assert found.together.scores.rows == 45
     if task == "single-label":
@@ -75,7 +77,7 @@ def test_outputs_survive_the_way_through_a_file_of_probabilities(
     made = rows("single-label", 40)
     run = kitune.train(made, test=made[:10], model=str(lively_model), out=tmp_path / "run", options=QUICK)
     parts, _ = read_parts(with_values(RunOptions(), {"data.text": ["text"], "data.label": "label"}), {"train": made})
-    through = logits_in(run / "predictions" / "test.parquet", parts)
+    through = logits_in(run.folder, parts)
     direct = run.predict(made[:10]).logits
     np.testing.assert_allclose(through[:, 1] - through[:, 0], direct[:, 1] - direct[:, 0], atol=1e-5)
 
@@ -185,3 +187,82 @@ def test_a_table_of_our_own_comes_back_as_it_went_in(rows: Rows) -> None:
     table = read_table(rows("multi-label", 6))
     again = read_table(table.data)
     assert again.data.equals(table.data)
+
+
+def test_seeds_of_a_trial_are_scored_on_the_same_rows(lively_model: Path, rows: Rows, tmp_path: Path) -> None:
+    test = rows("single-label", 40, seed=3)
+    told = QUICK | {"data.limit": 20, "data.id": "id"}
+    made = rows("single-label", 40)
+    found = train_seeds(made, seeds=(1, 2), test=test, model=str(lively_model), out=tmp_path / "s", options=told)
+    ids = [
+        pq.read_table(tmp_path / "s" / name / "predictions" / "test.parquet")["id"].to_pylist() for name in found.names
+    ]
+    assert ids[0] == ids[1]
+    assert found.together is not None
+    of_id = {row["id"]: row for row in test}
+    shares = np.mean(
+        [kitune.load(tmp_path / "s" / name).predict([of_id[i] for i in ids[0]]).probabilities for name in found.names], axis=0  # type: ignore[arg-type]
+    )  # fmt: skip
+    right = [("no", "yes")[k] == of_id[i]["label"] for i, k in zip(ids[0], shares.argmax(axis=1), strict=True)]
+    assert found.together.metrics["accuracy"] == pytest.approx(np.mean(right))
+
+
+@pytest.fixture
+def begun(tiny_model: Path, rows: Rows, tmp_path: Path) -> Path:
+    """Finished folds of a file, whose last one is gone again."""
+    import shutil
+
+    data = written(tmp_path / "all.jsonl", rows("single-label", 36))
+    cross_validate(data, folds=2, model=str(tiny_model), out=tmp_path / "cv", text="text", options=QUICK)
+    shutil.rmtree(tmp_path / "cv" / "fold-2")
+    return tmp_path / "cv"
+
+
+def test_folds_do_not_go_on_with_other_rows(begun: Path, rows: Rows) -> None:
+    written(begun.parent / "all.jsonl", rows("single-label", 36, seed=1))
+    with pytest.raises(UserError, match="the train rows are not those that it was begun with"):
+        cross_validate(resume=begun)
+    (begun.parent / "all.jsonl").unlink()
+    with pytest.raises(UserError, match="there is no such file"):
+        cross_validate(resume=begun)
+    assert (begun / "fold-1" / "metrics.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("told", "said"),
+    [
+        ({"options": {"train.learning_rate": 1e-5}}, "train.learning_rate was 0.003 and is now 1e-05"),
+        ({"folds": 3}, "it was begun with folds 2"),
+        ({"config": "run.yaml"}, "go on in their own folder with their own options"),
+    ],
+)
+def test_folds_do_not_go_on_as_others(begun: Path, told: Any, said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        cross_validate(resume=begun, **told)
+
+
+def test_a_plan_whose_first_training_has_not_begun_survives_a_refused_resumption(begun: Path) -> None:
+    import shutil
+
+    shutil.rmtree(begun / "fold-1")
+    for name in ("metrics.json", "out-of-fold.parquet"):
+        (begun / name).unlink()
+    (begun.parent / "all.jsonl").rename(begun.parent / "elsewhere.jsonl")
+    with pytest.raises(UserError, match="there is no such file"):
+        cross_validate(resume=begun)
+    assert (begun / "repeats.json").exists()
+
+
+def test_columns_of_the_data_with_names_of_ours_are_kept_beside(tiny_model: Path, rows: Rows, tmp_path: Path) -> None:
+    made = [
+        {"text": row["text"], "prediction": row["label"], "fold": f"c{i}"}
+        for i, row in enumerate(rows("single-label", 24))
+    ]
+    cross_validate(
+        made, folds=2, model=str(tiny_model), out=tmp_path / "cv", text="text", label="prediction",
+        options=QUICK | {"train.epochs": 1, "data.group": "fold"},
+    )  # fmt: skip
+    table = pq.read_table(tmp_path / "cv" / "out-of-fold.parquet")
+    assert table["prediction (data)"].to_pylist() == [row["prediction"] for row in made]
+    assert table["fold (data)"].to_pylist() == [row["fold"] for row in made]
+    assert set(table["fold"].to_pylist()) == {1, 2}

@@ -110,9 +110,18 @@ def require_learnable(table: Table, column: str, task: TaskName, names: Sequence
 
 
 def label_array(
-    table: Table, column: str, task: TaskName, names: Sequence[str], *, separator: str = "auto"
+    table: Table,
+    column: str,
+    task: TaskName,
+    names: Sequence[str],
+    *,
+    separator: str = "auto",
+    trained: bool = False,
 ) -> NDArray[np.int64] | NDArray[np.float32]:
     """The labels as the task's loss takes them.
+
+    Args:
+        trained: the labels are those of a finished model, which no option adds one to.
 
     Returns:
         single-label: (rows,) int64 positions in `names`; multi-label: (rows, names) float32 of 0 and 1;
@@ -128,7 +137,7 @@ def label_array(
         hot = np.zeros((len(values), len(names)), dtype=np.float32)
         for row, labels in enumerate(label_lists(values, separator)):
             for label in labels:
-                hot[row, position_of(label, positions, table, row, column)] = 1.0
+                hot[row, position_of(label, positions, table, row, column, trained=trained)] = 1.0
         return hot
     fix = "label them, or drop them (a training does so with --set 'doctor.allow=[missing-labels]')"
     refuse_rows(table, unlabelled_rows(values), f"no label in column {column!r}", fix)
@@ -140,13 +149,15 @@ def label_array(
         return np.asarray(numbers, dtype=np.float32)[:, None]
     positions = {name: i for i, name in enumerate(names)}
     return np.fromiter(
-        (position_of(str(value), positions, table, row, column) for row, value in enumerate(values)),
+        (position_of(str(value), positions, table, row, column, trained=trained) for row, value in enumerate(values)),
         np.int64,
         len(values),
     )
 
 
-def position_of(label: str, positions: dict[str, int], table: Table, row: int, column: str) -> int:
+def position_of(
+    label: str, positions: dict[str, int], table: Table, row: int, column: str, *, trained: bool = False
+) -> int:
     """The position of `label`: by name, or as a number where no name is a number itself."""
     if label in positions:
         return positions[label]
@@ -158,7 +169,9 @@ def position_of(label: str, positions: dict[str, int], table: Table, row: int, c
     raise UserError(
         f"{table.where(row)}: label {label!r} in column {column!r} is not among the "
         f"{numbered(len(names), 'label')} ({listed})",
-        fix=f"correct the row, or tell all labels: {command('--set', 'data.labels=' + yaml_list([*names, label]))}",
+        fix="correct the row, or leave it out: the model was not trained on that label"
+        if trained
+        else f"correct the row, or tell all labels: {command('--set', 'data.labels=' + yaml_list([*names, label]))}",
     )
 
 

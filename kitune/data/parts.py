@@ -24,6 +24,8 @@ from kitune.data.table import Rows, Table
 from kitune.errors import UserError, numbered
 from kitune.findings import Finding, about_rows
 
+SCORED_SEED = 1
+
 
 @dataclass(frozen=True)
 class Cut:
@@ -194,10 +196,13 @@ def limited(parts: Parts) -> Parts:
     most = parts.options.data.limit
     if most is None:
         return parts
-    seed = parts.options.train.seed
-    return replace(
-        parts, tables={part: table.take(limit(parts.labels(part), most, seed)) for part, table in parts.tables.items()}
-    )
+    # The rows that are scored are the same for every seed of a training.
+    seeds = {"train": parts.options.train.seed}
+    tables = {
+        part: table.take(limit(parts.labels(part), most, seeds.get(part, SCORED_SEED)))
+        for part, table in parts.tables.items()
+    }
+    return replace(parts, tables=tables)
 
 
 def with_valid(parts: Parts) -> Parts:

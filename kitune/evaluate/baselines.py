@@ -21,6 +21,9 @@ MOST_ROWS = 10_000
 WITHOUT_WORDS = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]")
 SHARE_WITHOUT_WORDS = 0.2
 SAMPLE_ROWS = 500
+MANY_ROWS = 1_000
+# Rows whose features lie in memory at once.
+WINDOW_ROWS = 8_192
 LEAST_SHARE = 1e-9
 
 Features = Callable[[Table], Matrix]
@@ -82,7 +85,9 @@ def with_head(rows: Learned, features: Features) -> Answered:
     train, valid = (features(rows.tables[part]) for part in ("train", "valid"))
     labels = rows.labels["train"], rows.labels["valid"]
     head, threshold, _ = fit_head(rows.task, (train, valid), labels, num_outputs=len(rows.names))
-    return rows.answered(head(features(rows.tables["test"])), threshold)
+    test = rows.tables["test"]
+    windows = (np.arange(begin, min(begin + WINDOW_ROWS, len(test))) for begin in range(0, len(test), WINDOW_ROWS))
+    return rows.answered(np.concatenate([head(features(test.take(window))) for window in windows]), threshold)
 
 
 def word_features(train: Table, text: Sequence[str]) -> Features:
@@ -90,10 +95,12 @@ def word_features(train: Table, text: Sequence[str]) -> Features:
     from scipy import sparse
     from sklearn.feature_extraction.text import TfidfVectorizer
 
+    # What stands once in a large set teaches nothing, and is most of what would be fitted.
+    told = {"sublinear_tf": True, "min_df": 2 if len(train) >= MANY_ROWS else 1}
     if writes_without_words(train, text):
-        weights = TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 3), sublinear_tf=True)
+        weights = TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 3), **told)
     else:  # the default pattern would drop words of one letter
-        weights = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b")
+        weights = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b", **told)
     weights.fit(text for name in text for text in train.texts(name))
 
     def features(table: Table) -> Matrix:

@@ -185,8 +185,11 @@ def judged(
     )
 
 
-def slices_of(table: Table, column: str) -> dict[str, Rows]:
-    """The rows of each value of a column, the commonest first; numbers of many values are cut at their quartiles."""
+def slices_of(table: Table, column: str) -> tuple[dict[str, Rows], str | None]:
+    """The rows of each value of a column, the commonest first, and a sentence where there are too many values.
+
+    Numbers of many values are cut at their quartiles.
+    """
     values = ["" if value is None else str(value) for value in table.values(column)]
     numbers = [number_in(value) for value in values if value]
     if numbers and None not in numbers and len(set(numbers)) > MOST_NUMBERS:
@@ -196,15 +199,16 @@ def slices_of(table: Table, column: str) -> dict[str, Rows]:
     for row, value in enumerate(values):
         found.setdefault(value or "(empty)", []).append(row)
     largest = sorted(found, key=lambda value: -len(found[value]))[:MOST_SLICES]
-    return {value: np.asarray(found[value], dtype=np.int64) for value in largest}
+    more = len(found) - len(largest)
+    note = f"{column}: {numbered(more, 'value')} with fewer rows are not shown" if more else None
+    return {value: np.asarray(found[value], dtype=np.int64) for value in largest}, note
 
 
 def quarter(number: float, cuts: NDArray[np.float64]) -> str:
     """The quarter of a column that a number is in, in words."""
     place = int(np.searchsorted(cuts, number, side="left"))
-    if place == 0:
-        return f"up to {cuts[0]:g}"
-    return f"above {cuts[2]:g}" if place == 3 else f"{cuts[place - 1]:g} to {cuts[place]:g}"
+    low, middle, high = (f"{cut:.12g}" for cut in cuts)
+    return (f"up to {low}", f"{low} to {middle}", f"{middle} to {high}", f"above {high}")[place]
 
 
 def rows_of_labels(answered: Answered) -> tuple[int, ...]:

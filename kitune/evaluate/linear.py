@@ -18,7 +18,7 @@ Outputs = NDArray[np.float64]
 Head = Callable[[Matrix], Outputs]  # features -> (rows, outputs), as a network's logits
 
 STRENGTHS = (0.1, 1.0, 10.0, 30.0)
-MOST_ITERATIONS = 1_000
+MOST_ITERATIONS = 200
 # The output of a label that train does not hold, or holds in every row.
 NEVER = -1e4
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from kitune.config import TaskName
 from kitune.data.table import Rows
-from kitune.metrics import Metrics, sigmoid, softmax
+from kitune.metrics import Metrics, Threshold, sigmoid, softmax
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -34,14 +34,14 @@ class Answered:
         logits: (rows, outputs).
         labels: as `label_array` gives them.
         label_names: of the outputs.
-        threshold: probability from which a label of a multi-label task counts.
+        threshold: probability from which a label of a multi-label task counts; one for all rows, or (rows, 1).
     """
 
     task: TaskName
     logits: NDArray[np.floating]
     labels: NDArray[np.int64] | NDArray[np.float32]
     label_names: tuple[str, ...]
-    threshold: float = 0.5
+    threshold: Threshold = 0.5
 
     def __len__(self) -> int:
         return len(self.logits)
@@ -57,7 +57,8 @@ class Answered:
 
     def take(self, rows: Rows) -> "Answered":
         """Some of the rows."""
-        return replace(self, logits=self.logits[rows], labels=self.labels[rows])
+        threshold = self.threshold if isinstance(self.threshold, float) else self.threshold[rows]
+        return replace(self, logits=self.logits[rows], labels=self.labels[rows], threshold=threshold)
 
 
 @dataclass(frozen=True)

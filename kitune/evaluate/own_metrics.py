@@ -23,7 +23,7 @@ from kitune.tasks import TASKS
 # transformers' Trainer fills the input ids of shorter rows with this.
 FILL = -100
 FUNCTION = "compute_metrics"
-DUMMY_ROWS = 8
+LEAST_DUMMY_ROWS = 8
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class OwnMetrics:
     Attributes:
         function: takes an `EvalPrediction` and gives a dict of numbers.
         place: where it is, for messages.
-        digest: sha256 of its file; empty where it came from Python.
+        digest: sha256 of its file and name; empty where it came from Python.
         wanted: what it asked for besides predictions and labels: `inputs`, `loss`.
     """
 
@@ -72,22 +72,22 @@ class OwnMetrics:
                 fix="correct the function; it is given an EvalPrediction with .predictions and .label_ids",
             ) from error
         if not isinstance(found, Mapping) or not all(
-            isinstance(name, str) and isinstance(value, Real | np.generic) for name, value in found.items()
+            isinstance(name, str) and isinstance(value, Real | np.number | np.bool_) for name, value in found.items()
         ):
             raise UserError(f"{self.place}: it gave {str(found)[:80]!r}", fix='return numbers by name: {"f2": 0.5}')
         return {name: float(value) for name, value in found.items()}
 
     def names(self, task: TaskName, num_outputs: int) -> list[str]:
         """The names of the metrics, from a call on made-up rows, so that a broken function costs no epoch."""
-        generator = np.random.default_rng(0)
-        logits = generator.normal(size=(DUMMY_ROWS, num_outputs)).astype(np.float32)
-        positions = np.arange(DUMMY_ROWS) % num_outputs
+        generator, rows = np.random.default_rng(0), max(LEAST_DUMMY_ROWS, 2 * num_outputs)
+        logits = generator.normal(size=(rows, num_outputs)).astype(np.float32)
+        positions = np.arange(rows) % num_outputs
         labels: dict[TaskName, NDArray[Any]] = {
             "single-label": positions,
             "multi-label": np.eye(num_outputs, dtype=np.float32)[positions],
-            "regression": generator.normal(size=(DUMMY_ROWS, 1)).astype(np.float32),
+            "regression": generator.normal(size=(rows, 1)).astype(np.float32),
         }
-        return list(self(task, logits, labels[task], lambda: np.full((DUMMY_ROWS, 4), 100, dtype=np.int64)))
+        return list(self(task, logits, labels[task], lambda: np.full((rows, 4), 100, dtype=np.int64)))
 
 
 def own_metrics(options: TrainOptions, given: Callable[[Any], Mapping[str, Any]] | None) -> OwnMetrics | None:
@@ -116,7 +116,7 @@ def own_metrics(options: TrainOptions, given: Callable[[Any], Mapping[str, Any]]
         raise UserError(f"train.compute_metrics: {path}: {where(error)}{said}", fix="correct that file") from error
     if not callable(getattr(module, function, None)):
         raise UserError(f"train.compute_metrics: {path} has no function {function!r}", fix="name it: FILE.py:NAME")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = hashlib.sha256(path.read_bytes() + function.encode()).hexdigest()
     return OwnMetrics(getattr(module, function), f"{path}:{function}", digest, wanted)
 
 

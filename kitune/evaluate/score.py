@@ -15,7 +15,7 @@ from kitune.data.batches import collate
 from kitune.data.encode import Encoded
 from kitune.data.scratch import scratch_array
 from kitune.data.table import Rows
-from kitune.metrics import Metrics, best_threshold
+from kitune.metrics import Metrics, Threshold, best_threshold
 from kitune.notebook import Block, Grid, Shown
 from kitune.tasks import TASKS
 
@@ -34,13 +34,13 @@ class Predictions(Shown):
     Attributes:
         logits: (rows, outputs) float32.
         label_names: names of the outputs.
-        threshold: probability from which a label of a multi-label task counts.
+        threshold: probability from which a label of a multi-label task counts; one for all rows, or (rows, 1).
     """
 
     logits: NDArray[np.float32]
     label_names: tuple[str, ...]
     task: TaskName
-    threshold: float = 0.5
+    threshold: Threshold = 0.5
 
     def __len__(self) -> int:
         return len(self.logits)
@@ -52,7 +52,8 @@ class Predictions(Shown):
 
     def blocks(self) -> list[Block]:
         """The first answers, with the probability of each label."""
-        head = replace(self, logits=self.logits[:SHOWN_ROWS])
+        threshold = self.threshold if isinstance(self.threshold, float) else self.threshold[:SHOWN_ROWS]
+        head = replace(self, logits=self.logits[:SHOWN_ROWS], threshold=threshold)
         more = [f"and {len(self) - SHOWN_ROWS:,} more"] if len(self) > SHOWN_ROWS else []
         answers = [", ".join(answer) if isinstance(answer, list) else answer for answer in head.labels]
         shares, names = head.probabilities, self.label_names

@@ -1,7 +1,6 @@
 """What a training says while it goes on: the bar, events.jsonl and log.json."""
 
 import json
-import math
 import os
 import sys
 import time
@@ -11,6 +10,7 @@ from typing import Any
 from tqdm import tqdm
 from tqdm.auto import tqdm as notebook_bar
 
+from kitune.metrics import without_nan
 from kitune.notebook import in_notebook, speech
 
 
@@ -74,9 +74,8 @@ class Journal:
             rate = self._tokens / max(1e-9, now - self._clock)
             self._clock, self._tokens = now, 0
             # JSON has no infinity; fp16's skipped updates have.
-            numbers = {name: value if math.isfinite(value) else None for name, value in event.items()}
-            line = {**numbers, "tokens_per_s": round(rate), "memory_mb": round(resident_mb())}
-            self._file.write(json.dumps(line) + "\n")
+            line = {**event, "tokens_per_s": round(rate), "memory_mb": round(resident_mb())}
+            self._file.write(json.dumps(without_nan(line)) + "\n")
 
     def write_log(self, log: dict[str, Any]) -> None:
         """Replace log.json by `log`, whole at every instant; and put the events so far on the disk."""
@@ -84,7 +83,7 @@ class Journal:
             self._file.flush()
             os.fsync(self._file.fileno())
             staging = self._log.with_name(".log.json")
-            staging.write_text(json.dumps(log, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+            staging.write_text(json.dumps(without_nan(log), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
             staging.replace(self._log)
 
     def say(self, text: str) -> None:

@@ -18,6 +18,7 @@ from kitune.config import TrainOptions
 from kitune.data.batches import BatchPlan, collate, micro_batches, plan_epoch
 from kitune.data.encode import Encoded
 from kitune.data.table import Rows
+from kitune.errors import UserError
 from kitune.metrics import Metrics, better, standard_error
 from kitune.model.losses import target_weight_sum
 from kitune.training.devices import Machine
@@ -297,6 +298,11 @@ def evaluated(training: Training, state: State, metrics: Metrics, epoch: int, *,
     """Note the metrics of an evaluation in `state`; whether the weights take the place of the best so far."""
     options = training.options
     name = str(options.best_metric)
+    if name not in metrics:
+        raise UserError(
+            f"train.best_metric: step {state.step}: compute_metrics gave no {name}, but {', '.join(metrics)}",
+            fix="let the function give it each time, as NaN where it has no value",
+        )
     improved = better(name, metrics[name], state.best_value, more=options.more_is_better)
     if improved:
         state.best_value, state.waiting = metrics[name], 0
@@ -324,7 +330,7 @@ def is_as_good(name: str, value: float, best: float | None, training: Training) 
     if best is None or not math.isfinite(value):
         return False
     room = training.options.best_within * standard_error(name, best, training.valid_rows)
-    return room > 0 and abs(best - value) <= room
+    return training.options.best_within > 0 and abs(best - value) <= room
 
 
 def progress_line(state: State, epoch: int, options: TrainOptions) -> str:

@@ -96,10 +96,16 @@ def test_numbers_are_cut_at_their_quartiles_and_many_values_at_the_commonest() -
         __import__("pyarrow").table({"n": [str(i) for i in range(100)], "name": [f"x{i % 40}" for i in range(100)]}),
         "t",
     )
-    assert {value: len(rows) for value, rows in slices_of(table, "n").items()} == {
+    quarters, said = slices_of(table, "n")
+    assert {value: len(rows) for value, rows in quarters.items()} == {
         "up to 24.75": 25, "24.75 to 49.5": 25, "49.5 to 74.25": 25, "above 74.25": 25,
     }  # fmt: skip
-    assert len(slices_of(table, "name")) == MOST_SLICES
+    assert said is None
+    values, said = slices_of(table, "name")
+    assert len(values) == MOST_SLICES
+    assert said == "name: 20 values with fewer rows are not shown"
+    days = Table(__import__("pyarrow").table({"day": [str(20240101 + i) for i in range(28)]}), "t")
+    assert [len(rows) for rows in slices_of(days, "day")[0].values()] == [7, 7, 7, 7]
 
 
 def test_rows_whose_text_was_learned_are_told_apart(run_of: Callable[..., kitune.Run], rows: Rows) -> None:
@@ -147,6 +153,32 @@ def test_baselines_are_not_learned_from_rows_that_have_changed(lively_model: Pat
     written(data, rows("single-label", 60, seed=1))
     found = run.model.evaluate(rows("single-label", 20, seed=3))
     assert "its rows are not those that the run learned from" in found.notes[0]
+
+
+def test_texts_without_words_leave_out_the_bag_of_words(lively_model: Path, rows: Rows, tmp_path: Path) -> None:
+    signs = [{**row, "text": "!" * (i % 9 + 1)} for i, row in enumerate(rows("single-label", 40))]
+    data = written(tmp_path / "train.jsonl", signs)
+    told = OPTIONS | {"train.epochs": 1, "data.text": ["text"], "doctor.allow": ["unknown-tokens"]}
+    run = kitune.train(data, model=str(lively_model), out=tmp_path / "run", options=told)
+    found = run.model.evaluate(signs)
+    assert list(found.baselines) == ["majority", "frozen probe"]
+    assert "no TF-IDF: empty vocabulary" in found.notes[0]
+
+
+def test_a_label_that_the_model_does_not_know_is_no_option_s_fault(
+    run_of: Callable[..., kitune.Run], rows: Rows
+) -> None:
+    made = [*rows("single-label", 4), {"text": "good", "label": "maybe"}]
+    with pytest.raises(UserError, match="the model was not trained on that label"):
+        run_of("single-label").model.evaluate(made)
+
+
+def test_the_last_weights_have_a_threshold_of_their_own(run_of: Callable[..., kitune.Run]) -> None:
+    run = run_of("multi-label")
+    log = json.loads((run / "log.json").read_text())
+    last = json.loads((run / "last" / "metrics.json").read_text())
+    assert last["micro_f1"] == list(log.values())[-1]["valid_log"]["micro_f1"]
+    assert kitune.load(run.folder, which="last").threshold == last["threshold"]
 
 
 def test_a_column_that_is_not_there_is_refused(run_of: Callable[..., kitune.Run], rows: Rows) -> None:

@@ -172,11 +172,57 @@ def test_a_broken_function_is_named_before_anything_is_trained(
     assert not (tmp_path / "run").exists()
 
 
+def test_of_many_labels_the_trial_has_rows_of_each(tiny_model: Path, rows: Rows, tmp_path: Path) -> None:
+    from sklearn.metrics import roc_auc_score
+
+    def metrics(told: Any) -> Mapping[str, float]:
+        if len(told.predictions) < 60:  # the trial
+            assert set(told.label_ids) == set(range(12))
+            shares = np.exp(told.predictions) / np.exp(told.predictions).sum(axis=1, keepdims=True)
+            return {"auc": roc_auc_score(told.label_ids, shares, multi_class="ovr")}
+        return {"auc": 0.5}
+
+    made = [{**row, "label": f"l{i % 12:02}"} for i, row in enumerate(rows("single-label", 48))]
+    valid = [{**row, "label": f"l{i % 12:02}"} for i, row in enumerate(rows("single-label", 60, seed=2))]
+    options = QUICK | {"train.epochs": 1}
+    run = kitune.train(
+        made, valid=valid, model=str(tiny_model), out=tmp_path / "run", compute_metrics=metrics, options=options
+    )
+    assert run.metrics["valid"]["auc"] == 0.5
+
+
+def test_a_metric_that_is_no_number_is_null_in_every_file(tiny_model: Path, rows: Rows, tmp_path: Path) -> None:
+    run = kitune.train(
+        rows("single-label", 24), model=str(tiny_model), out=tmp_path / "run", options=QUICK,
+        compute_metrics=lambda told: {"odd": float("nan")},
+    )  # fmt: skip
+    strict: dict[str, Any] = {"parse_constant": lambda word: pytest.fail(word)}
+    assert json.loads((run / "metrics.json").read_text(), **strict)["valid"]["odd"] is None
+    assert json.loads((run / "log.json").read_text(), **strict)["Epoch 0"]["valid_log"]["odd"] is None
+
+
+def test_a_metric_that_goes_missing_is_named(tiny_model: Path, rows: Rows, tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def metrics(told: Any) -> Mapping[str, float]:
+        calls.append(1)
+        return {"f2": 0.5} if len(calls) < 3 else {}
+
+    told = QUICK | {"train.best_metric": "f2", "train.more_is_better": True}
+    with pytest.raises(UserError, match="compute_metrics gave no f2"):
+        kitune.train(
+            rows("single-label", 24), model=str(tiny_model), out=tmp_path / "run", compute_metrics=metrics, options=told
+        )
+
+
 def test_a_run_is_not_resumed_with_another_function(tiny_model: Path, rows: Rows, tmp_path: Path) -> None:
     module, data = tmp_path / "mine.py", rows("single-label", 24)
     module.write_text("def half(told):\n    return {'f2': 0.5}\n")
     options = QUICK | {"train.compute_metrics": f"{module}:half"}
     kitune.train(data, model=str(tiny_model), out=tmp_path / "run", options=options)
+    module.write_text("def half(told):\n    return {'f2': 0.5}\n\nother = half\n")
+    with pytest.raises(UserError, match="is not what it was when the run began"):
+        kitune.train(data, resume=tmp_path / "run", options={"train.compute_metrics": f"{module}:other"})
     module.write_text("def half(told):\n    return {'f2': 0.25}\n")
     with pytest.raises(UserError, match="is not what it was when the run began"):
         kitune.train(data, resume=tmp_path / "run", options={"train.epochs": 3})
