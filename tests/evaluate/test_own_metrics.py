@@ -37,6 +37,7 @@ def shapes_of_trainer(task: str, model: Path, made: list[dict[str, Any]], module
     import importlib.util
 
     import torch
+    from accelerate.state import AcceleratorState, GradientState, PartialState
     from transformers import (
         AutoModelForSequenceClassification,
         AutoTokenizer,
@@ -79,6 +80,8 @@ def shapes_of_trainer(task: str, model: Path, made: list[dict[str, Any]], module
         data_collator=DataCollatorWithPadding(tokenizer),
         compute_metrics=loaded.compute_metrics,
     ).evaluate()
+    for state in (AcceleratorState, GradientState, PartialState):  # Trainer leaves them; later tests fork from here
+        state._reset_state()
     return last_seen(module)
 
 
