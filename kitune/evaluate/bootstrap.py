@@ -1,6 +1,7 @@
 """Intervals by the bootstrap: how far a score may be off, because the rows are a sample."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kitune.evaluate.measures import Measure
 
@@ -33,10 +34,33 @@ def intervals(measure: Measure, *, most: int = MOST_RESAMPLES) -> dict[str, Inte
     at_once = max(1, CHUNK // len(shares))
     parts = [min(at_once, count - begin) for begin in range(0, count, at_once)]
     drawn = np.concatenate([measure.values(generator.multinomial(rows, shares, size=part)) for part in parts])
-    found = {}
-    for name, values in zip(measure.names, drawn.T, strict=True):
-        known = values[~np.isnan(values)]
-        if len(known):
-            low, high = np.quantile(known, ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
-            found[name] = (float(low), float(high))
-    return found
+    found = {name: middle(values) for name, values in zip(measure.names, drawn.T, strict=True)}
+    return {name: interval for name, interval in found.items() if interval is not None}
+
+
+def difference(first: Measure, second: Measure, name: str) -> Interval | None:
+    """The 95 % interval of how far a metric of the first is above the second's, both on the same resamples of the same rows.
+
+    It is narrower than the two intervals beside each other let one think: what is hard for both cancels out.
+    """
+    rows, work = len(first.case), first.work + second.work + 0.03 * len(first.case)
+    count = max(FEWEST_RESAMPLES, min(MOST_RESAMPLES, int(MUCH_WORK / work)))
+    if rows < 2 or count * work > MOST_WORK:
+        return None
+    generator, shares = np.random.default_rng(SEED), np.full(rows, 1 / rows)
+    at_once = max(1, CHUNK // rows)
+    gaps = []
+    for begin in range(0, count, at_once):
+        weights = generator.multinomial(rows, shares, size=min(at_once, count - begin))
+        one, other = (side.of_rows(weights)[:, side.names.index(name)] for side in (first, second))
+        gaps.append(one - other)
+    return middle(np.concatenate(gaps))
+
+
+def middle(values: NDArray[np.float64]) -> Interval | None:
+    """The ends of the middle 95 % of the values that have a meaning."""
+    known = values[~np.isnan(values)]
+    if not len(known):
+        return None
+    low, high = np.quantile(known, ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2))
+    return float(low), float(high)

@@ -13,7 +13,7 @@ from kitune.config import TaskName
 from kitune.data.labels import number_in
 from kitune.data.table import Rows, Table
 from kitune.errors import numbered
-from kitune.evaluate.bootstrap import FEWEST_RESAMPLES, MOST_RESAMPLES, Interval, intervals
+from kitune.evaluate.bootstrap import FEWEST_RESAMPLES, MOST_RESAMPLES, Interval, difference, intervals
 from kitune.evaluate.measures import Answered, measures
 from kitune.metrics import Metrics
 from kitune.notebook import Block, Grid, Shown
@@ -77,6 +77,8 @@ class Evaluation(Shown):
         new: of the rows whose text the model was not trained on, where it was on others'.
         slices: by column and value.
         baselines: of what a fine-tuned model has to beat, by name, on the same rows.
+        ahead: how far the model is above each baseline by the task's first metric, and the 95 % interval of that, by the
+            same resamples of the rows for both; None where it would take too long.
         notes: what there is to say.
     """
 
@@ -89,6 +91,7 @@ class Evaluation(Shown):
     new: Scores | None = None
     slices: Mapping[str, Mapping[str, Scores]] = field(default_factory=dict)
     baselines: Mapping[str, Scores] = field(default_factory=dict)
+    ahead: Mapping[str, tuple[float, Interval | None]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @property
@@ -129,7 +132,10 @@ class Evaluation(Shown):
                 column: {value: {"rows": one.rows, **overall(one, short)} for value, one in of.items()}
                 for column, of in self.slices.items()
             }
-        said["baselines"] = {name: overall(one, short) for name, one in self.baselines.items()}
+        said["baselines"] = {
+            name: {**overall(one, short), "ahead": known(self.ahead[name][0]), "ahead_interval": self.ahead[name][1]}
+            for name, one in self.baselines.items()
+        }
         return said | {"notes": list(self.notes)}
 
     def blocks(self) -> list[Block]:
@@ -144,7 +150,7 @@ class Evaluation(Shown):
         for column, of in self.slices.items():
             blocks += ["", slice_grid(f"by {column}", of, headline)]
         if self.baselines:
-            blocks += ["", slice_grid("against", {"this model": self.scores, **self.baselines}, headline)]
+            blocks += ["", baseline_grid(self, headline[0])]
         return [*blocks, *(["", *self.notes] if self.notes else [])]
 
 
@@ -181,8 +187,16 @@ def judged(
         None if new is None else scores(answered.take(new)),
         slices,
         {name: scores(one, most=FEWEST_RESAMPLES) for name, one in (baselines or {}).items()},
+        {name: lead(answered, one) for name, one in (baselines or {}).items()},
         tuple(said),
     )
+
+
+def lead(answered: Answered, other: Answered) -> tuple[float, Interval | None]:
+    """How far the first answers are above the others by the task's first metric, and its interval."""
+    name = TASKS[answered.task].headline[0]
+    own, others = (next(one for one in measures(side) if name in one.names) for side in (answered, other))
+    return own.value()[name] - others.value()[name], difference(own, others, name)
 
 
 def slices_of(table: Table, column: str) -> tuple[dict[str, Rows], str | None]:
@@ -278,8 +292,17 @@ def confusion_blocks(matrix: NDArray[np.int64], names: Sequence[str]) -> list[Bl
     return ["confused most often:", Grid(("label", "answered", "rows", "of"), listed)] if listed else []
 
 
+def baseline_grid(evaluation: Evaluation, name: str) -> Grid:
+    """A line a rival: its score, and how far the model is ahead of it."""
+    lines: list[tuple[Any, ...]] = [("this model", *evaluation.scores.cells(name), None, None, None)]
+    for rival, one in evaluation.baselines.items():
+        ahead, interval = evaluation.ahead[rival]
+        lines.append((rival, *one.cells(name), known(ahead), *(interval or (None, None))))
+    return Grid(("against", name, "from", "to", "ahead by", "from", "to"), lines, DECIMALS)
+
+
 def slice_grid(title: str, of: Mapping[str, Scores], names: Sequence[str]) -> Grid:
-    """A line a slice, or a rival."""
+    """A line a slice."""
     header = [title, "rows", *(cell for name in names for cell in (name, "from", "to"))]
     lines = [(value, one.rows, *(cell for name in names for cell in one.cells(name))) for value, one in of.items()]
     return Grid(header, lines, DECIMALS)

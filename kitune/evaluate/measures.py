@@ -7,6 +7,7 @@ recall of a class without rows. A class that neither occurs nor is predicted is 
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -67,17 +68,26 @@ class Measure:
 
     Attributes:
         names: of what `of` gives, in its order.
-        counts: how often each of the distinct cases occurs, (cases,).
+        case: which of the distinct cases each row is, (rows,).
         of: weights of the cases, (samples, cases) -> the metrics' values, (samples, names).
         work: microseconds that a sample takes, about; a fixed figure, so that equal rows have equal intervals everywhere.
         resampled: whether a resample says how far the metrics may be off.
     """
 
     names: tuple[str, ...]
-    counts: Ints
+    case: Ints
     of: Callable[[Weights], Floats]
     work: float
     resampled: bool = True
+
+    @cached_property
+    def counts(self) -> Ints:
+        """How often each case occurs, (cases,)."""
+        return np.bincount(self.case)
+
+    def of_rows(self, weights: Weights) -> Floats:
+        """The metrics of each sample, (samples, names), from weights of the rows, (samples, rows)."""
+        return self.values(np.stack([np.bincount(self.case, weights=sample) for sample in weights]))
 
     def values(self, weights: Weights) -> Floats:
         """The metrics of each sample, without scikit-learn's remarks about classes that a sample lacks."""
@@ -99,7 +109,7 @@ def single_label(answered: Answered) -> list[Measure]:
     """Of decisions: those that scikit-learn calls by these names. Of probabilities: AUC, log loss, calibration error."""
     gold, shares = answered.labels.astype(np.int64), softmax(answered.logits)
     predicted, outputs = answered.predicted, answered.logits.shape[1]
-    cells, counts = np.unique(np.stack([gold, predicted]), axis=1, return_counts=True)
+    cells, case = np.unique(np.stack([gold, predicted]), axis=1, return_inverse=True)
 
     def decisions(weights: Weights) -> Floats:
         # All samples are one problem for scikit-learn, in which every sample has classes of its own.
@@ -132,13 +142,13 @@ def single_label(answered: Answered) -> list[Measure]:
 
     names: tuple[str, ...] = ("accuracy", "balanced_accuracy", "macro_f1", "micro_f1", "weighted_f1")
     names += ("f1",) if outputs == 2 else ()
-    ones = np.ones(len(gold), dtype=np.int64)
+    rows = np.arange(len(gold))
     return [
-        Measure(names + of_labels(answered.label_names), counts, decisions, 5 + 0.3 * len(counts)),
-        Measure(("mcc",), counts, correlations, SLOW + len(counts)),
-        Measure(("auc",), ones, areas, SLOW * outputs + 0.3 * shares.size),
-        Measure(("log_loss",), ones, losses, 20 + 0.05 * len(gold)),
-        Measure(("calibration_error",), ones, calibration, SLOW, resampled=False),
+        Measure(names + of_labels(answered.label_names), case, decisions, 5 + 0.3 * cells.shape[1]),
+        Measure(("mcc",), case, correlations, SLOW + cells.shape[1]),
+        Measure(("auc",), rows, areas, SLOW * outputs + 0.3 * shares.size),
+        Measure(("log_loss",), rows, losses, 20 + 0.05 * len(gold)),
+        Measure(("calibration_error",), rows, calibration, SLOW, resampled=False),
     ]
 
 
@@ -176,12 +186,12 @@ def multi_label(answered: Answered) -> list[Measure]:
         )
 
     names = ("micro_f1", "macro_f1", "weighted_f1", "subset_accuracy", *of_labels(answered.label_names))
-    ones = np.ones(len(gold), dtype=np.int64)
+    rows = np.arange(len(gold))
     return [
-        Measure(names, ones, decisions, 20 + 5 * outputs + 5e-4 * outcomes.size),
-        Measure(("auc",), ones, areas, SLOW * outputs + 0.3 * shares.size),
-        Measure(("log_loss",), ones, losses, 20 + 0.05 * len(gold)),
-        Measure(("calibration_error",), ones, calibration, SLOW, resampled=False),
+        Measure(names, rows, decisions, 20 + 5 * outputs + 5e-4 * outcomes.size),
+        Measure(("auc",), rows, areas, SLOW * outputs + 0.3 * shares.size),
+        Measure(("log_loss",), rows, losses, 20 + 0.05 * len(gold)),
+        Measure(("calibration_error",), rows, calibration, SLOW, resampled=False),
     ]
 
 
@@ -204,8 +214,8 @@ def regression(answered: Answered) -> list[Measure]:
         errors = [f(theirs.T, ours.T, multioutput="raw_values") for f in (root_mean_squared_error, mean_absolute_error)]
         return np.column_stack([pearson, spearman, *errors])
 
-    ones = np.ones(len(gold), dtype=np.int64)
-    return [Measure(("pearson", "spearman", "rmse", "mae"), ones, numbers, 20 + 0.3 * len(gold))]
+    rows = np.arange(len(gold))
+    return [Measure(("pearson", "spearman", "rmse", "mae"), rows, numbers, 20 + 0.3 * len(gold))]
 
 
 MEASURES: dict[TaskName, Callable[[Answered], list[Measure]]] = {

@@ -71,6 +71,10 @@ def test_every_evaluation_stands_beside_three_baselines(
         assert found.baselines["TF-IDF"].metrics[name] > found.baselines["majority"].metrics[name]
     low, high = found.intervals[name]
     assert low <= found.metrics[name] <= high
+    for rival, (ahead, interval) in found.ahead.items():
+        assert ahead == pytest.approx(found.metrics[name] - found.baselines[rival].metrics[name])
+        assert interval is not None
+        assert interval[0] <= ahead <= interval[1]
 
 
 def test_the_majority_is_the_commonest_label_of_train(run_of: Callable[..., kitune.Run], rows: Rows) -> None:

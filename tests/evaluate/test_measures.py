@@ -7,7 +7,7 @@ from scipy.special import expit, softmax
 from scipy.stats import pearsonr, spearmanr
 from sklearn import metrics as reference
 
-from kitune.evaluate.bootstrap import intervals
+from kitune.evaluate.bootstrap import difference, intervals
 from kitune.evaluate.measures import Answered, Measure, calibration_error, measures
 from kitune.metrics import Metrics
 
@@ -149,9 +149,8 @@ def test_a_row_that_weighs_two_counts_as_two_rows(task: str) -> None:
 
 def right_or_wrong(right: NDArray[np.bool_]) -> Measure:
     """Accuracy alone, as the evaluation has it: over two cells."""
-    counts = np.asarray([right.sum(), (~right).sum()])
     share = lambda weights: np.asarray(weights[:, :1] / weights.sum(axis=1, keepdims=True))  # noqa: E731
-    return Measure(("accuracy",), counts, share, 1)
+    return Measure(("accuracy",), (~right).astype(np.int64), share, 1)
 
 
 @pytest.mark.parametrize(("rows", "accuracy"), [(200, 0.7), (400, 0.85), (1000, 0.9)])
@@ -172,6 +171,40 @@ def test_intervals_are_the_same_each_time_and_hold_the_value() -> None:
     assert all(low <= values[name] <= high for name, (low, high) in first.items())
 
 
+@pytest.mark.parametrize("task", ["single-label", "multi-label", "regression"])
+def test_of_rows_that_are_weighed_the_metrics_are_those_of_their_cases(task: str) -> None:
+    generator = np.random.default_rng(4)
+    logits = generator.normal(size=(40, 1 if task == "regression" else 3)).astype(np.float32)
+    labels: dict[str, NDArray[np.int64] | NDArray[np.float32]] = {
+        "single-label": generator.integers(0, 3, 40),
+        "multi-label": (generator.random((40, 3)) < 0.5).astype(np.float32),
+        "regression": generator.normal(size=(40, 1)).astype(np.float32),
+    }
+    answered = Answered(task, logits, labels[task], NAMES[: logits.shape[1]])  # type: ignore[arg-type]
+    rows = generator.integers(0, 40, 40)
+    drawn = all_of(answered.take(rows))
+    weights = np.bincount(rows, minlength=40)[None]
+    for measure in measures(answered):
+        values = measure.of_rows(weights)[0]
+        told = dict(zip(measure.names, values, strict=True))
+        assert told == pytest.approx({name: drawn[name] for name in measure.names}, nan_ok=True)
+
+
+def test_a_difference_on_the_same_rows_is_covered_and_narrower_than_two_intervals_say() -> None:
+    generator, covered, widths = np.random.default_rng(6), 0, []
+    for _ in range(300):
+        hard = generator.random(300) < 0.3  # for both
+        first, second = (~hard & (generator.random(300) < share) for share in (0.95, 0.9))
+        one, other = right_or_wrong(first), right_or_wrong(second)
+        found = difference(one, other, "accuracy")
+        assert found is not None
+        covered += found[0] <= 0.7 * 0.05 <= found[1]
+        alone = intervals(one)["accuracy"]
+        widths.append((found[1] - found[0]) / (alone[1] - alone[0]))
+    assert 0.91 <= covered / 300 <= 0.98
+    assert np.mean(widths) < 0.8  # of independent rows it would be 1.4
+
+
 def test_the_interval_narrows_with_the_root_of_the_rows() -> None:
     widths = []
     for rows in (200, 3200):
@@ -181,7 +214,7 @@ def test_the_interval_narrows_with_the_root_of_the_rows() -> None:
 
 
 def test_an_interval_that_would_take_too_long_is_not_there() -> None:
-    slow = Measure(("accuracy",), np.ones(5, dtype=np.int64), lambda weights: np.ones((len(weights), 1)), 1e6)
+    slow = Measure(("accuracy",), np.arange(5), lambda weights: np.ones((len(weights), 1)), 1e6)
     assert intervals(slow) == {}
 
 
