@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.text import Text
 
 ROOT = Path(__file__).parents[1]
-WIDTH = 88
-# Of the evaluation only the beginning fits into a picture.
-SHOWN_LINES = 20
+WIDTH = 96
+# Of the evaluation the beginning and the end fit into a picture.
+FIRST_LINES, LAST_LINES = 12, 5
 COMMANDS = (
     "kitune train examples/tickets.csv --text text --label intent --group customer --out {run}",
     "kitune evaluate {run} examples/tickets_test.csv",
@@ -27,12 +27,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         for number, words in enumerate(COMMANDS):
             console.print(Text("$ " + words.format(run="runs/first"), style="bold"))
-            told = words.format(run=f"{place}/first").split()
+            command = words.format(run=f"{place}/first").split()
             environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-            done = subprocess.run(told, cwd=ROOT, capture_output=True, text=True, check=True, env=environment)
+            done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, env=environment)
             said = done.stdout if number else done.stderr
             lines = said.replace(place, "runs").splitlines()
-            for line in lines[:SHOWN_LINES] if number else filter(None, map(shown, lines)):
+            told = (
+                [*lines[:FIRST_LINES], "", "...", "", *lines[-LAST_LINES:]]
+                if number
+                else filter(None, map(shown, lines))
+            )
+            for line in told:
                 console.print(Text(line[:WIDTH]))
             console.print()
     console.save_svg(str(ROOT / "docs" / "terminal.svg"), title="kitune")
