@@ -62,12 +62,13 @@ def test_the_notebook_of_the_examples_runs_and_shows_bars_and_tables(tmp_path: P
     assert [bar[:17] for bar in bars] == [
         f"[Epoch {epoch}] [{part}]" for epoch in range(3) for part in ("TRAIN", "VALID")
     ]
-    inspected, found, run, answers, wrong = (data["text/html"] for data in shown if "text/html" in data)
+    inspected, found, run, scores, answers, wrong = (data["text/html"] for data in shown if "text/html" in data)
     assert "613 rows, 4 columns" in inspected
     assert "feature_request" in inspected
     assert "small-valid" in found
     assert "[estimate]" in found
     assert ">test</td>" in run
+    assert all(f">{word}</td>" in scores for word in ("balanced_accuracy", "es", "TF-IDF", "frozen probe"))
     assert answers.count("<tr>") == 4
     assert "<th>prediction</th>" in wrong
     assert (tmp_path / "runs" / "run-001" / "best" / "model.safetensors").exists()
