@@ -76,7 +76,9 @@ def html_table(grid: Grid) -> str:
         + "</tr>"
         for row in grid.rows
     ]
-    names = "".join(f'<th style="text-align: left">{escape(name)}</th>' for name in grid.header)
+    names = "".join(
+        f'<th style="text-align: {side}">{escape(name)}</th>' for side, name in zip(sides, grid.header, strict=True)
+    )
     head = f"<thead><tr>{names}</tr></thead>" if any(grid.header) else ""
     return f"<table>{head}<tbody>{''.join(lines)}</tbody></table>"
 

@@ -41,7 +41,7 @@ def rivals(
         return {}, [f"no baselines: {error.problem}"]
     assert options.data.text is not None
     rows = learned(parts, table, labels, options.data.text)
-    machine.say(f"learning baselines from {len(rows.tables['train']):,} rows; --no-baselines leaves them out")
+    machine.say(f"learning baselines from {len(rows.tables['train']):,} rows")
 
     def probe() -> Answered:
         if run is None:
