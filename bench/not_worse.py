@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from pairs import RESULTS, print_table
 from scipy.stats import rankdata
 from sets import gold, load_set
+from sklearn.metrics import f1_score, matthews_corrcoef
 from table import read_results
 
 RESAMPLES = 2_000
@@ -55,7 +56,7 @@ def differences(
     """Resampled differences of a set, (RESAMPLES,), and its name, the better Trainer, the seeds, and the difference itself."""
     bench = load_set(name, data)
     labels = gold(bench, bench.test)
-    score: Score = spearman if bench.task == "regression" else accuracy
+    score = SCORES[bench.headline]
     kept: dict[str, dict[int, NDArray[Any]]] = {}
     for (of_set, who, seed), line in read_results(results).items():
         path = results.with_name(f"{of_set}-{who}-{seed}.npz")
@@ -86,6 +87,17 @@ def accuracy(decided: NDArray[Any], labels: NDArray[Any]) -> float:
 def spearman(decided: NDArray[Any], labels: NDArray[Any]) -> float:
     ranks, own = rankdata(decided.reshape(len(decided), -1), axis=1), rankdata(labels)
     return 100 * float(np.mean([np.corrcoef(row, own)[0, 1] for row in ranks]))
+
+
+def matthews(decided: NDArray[Any], labels: NDArray[Any]) -> float:
+    return 100 * float(np.mean([matthews_corrcoef(labels, row) for row in decided]))
+
+
+def micro_f1(decided: NDArray[Any], labels: NDArray[Any]) -> float:
+    return 100 * float(np.mean([f1_score(labels, row, average="micro") for row in decided]))
+
+
+SCORES: dict[str, Score] = {"accuracy": accuracy, "spearman": spearman, "mcc": matthews, "micro_f1": micro_f1}
 
 
 def ends(drawn: NDArray[np.float64]) -> tuple[float, float]:
