@@ -186,11 +186,10 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Score a run on labelled rows: every metric with its interval, beside simple methods."""
-    from json import dumps
-
     from kitune.config import parse_set
     from kitune.data.write import require_new_file
     from kitune.predict import load
+    from kitune.run_folder import as_json, replace_file
     from kitune.show import show, show_json
 
     require_one_process("evaluate")
@@ -199,7 +198,7 @@ def evaluate(
     model = load(run, which=part(which)).with_layout(parse_set(set_ or []))
     found = model.evaluate(data, label=label, split=split, by=by or (), baselines=baselines)
     if out is not None:
-        out.write_text(dumps(found.as_json(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        replace_file(out, as_json(found.as_json()))
         print(f"scores in {out}", file=sys.stderr)
     show_json(found.as_json()) if json else show(found.blocks())
 
@@ -283,12 +282,11 @@ def cache(
 
 
 def numbers(words: str) -> list[int]:
-    """`1,2,3` as numbers, each once."""
+    """`1,2,3` as numbers."""
     try:
-        found = [int(word) for word in words.split(",")]
+        return [int(word) for word in words.split(",")]
     except ValueError:
         raise UserError(f"--seeds {words}: not whole numbers", fix="write them as --seeds 1,2,3") from None
-    return list(dict.fromkeys(found))
 
 
 def require_one_process(name: str) -> None:

@@ -1,6 +1,6 @@
 """The main job, readable from top to bottom: from data to a run."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,7 +19,7 @@ from kitune.data.sources import PARTS
 from kitune.data.table import Rows
 from kitune.diagnosis import examined
 from kitune.errors import UserError, command, numbered
-from kitune.evaluate.own_metrics import OwnMetrics, filled_ids, own_metrics
+from kitune.evaluate.own_metrics import MetricsFunction, OwnMetrics, filled_ids, own_metrics
 from kitune.evaluate.score import Predictions, outputs, plan_prediction, score, threshold_of
 from kitune.inference import load_to_answer
 from kitune.metrics import Metrics, table_line
@@ -45,9 +45,9 @@ from kitune.run_folder import (
     facts,
     mark_finished,
     only_one,
-    read_metrics,
     read_record,
     require_writable,
+    threshold_in,
 )
 from kitune.training.checkpoint import no_room
 from kitune.training.devices import Machine, connect
@@ -100,7 +100,7 @@ def train(
     task: TaskName | None = None,
     config: str | Path | None = None,
     options: Mapping[str, Any] | None = None,
-    compute_metrics: Callable[[Any], Mapping[str, Any]] | None = None,
+    compute_metrics: MetricsFunction | None = None,
     resume: "str | Path | Run | None" = None,
 ) -> Run:
     """Fine-tune a pretrained text encoder on `data`.
@@ -140,7 +140,7 @@ def finetune(
     options: RunOptions,
     sources: Mapping[str, Source],
     out: str | Path | None,
-    compute_metrics: Callable[[Any], Mapping[str, Any]] | None = None,
+    compute_metrics: MetricsFunction | None = None,
 ) -> Run:
     """A new run: everything that can be refused is refused before its folder is made."""
     own = own_metrics(options.train, compute_metrics)
@@ -199,7 +199,7 @@ def go_on(
     folder: Path,
     changes: Mapping[str, Any],
     sources: Mapping[str, Source],
-    compute_metrics: Callable[[Any], Mapping[str, Any]] | None = None,
+    compute_metrics: MetricsFunction | None = None,
 ) -> Run:
     """Resume a run, with more epochs where they are asked for; refuses one whose data or mathematics changed."""
     record = read_record(folder)
@@ -322,7 +322,7 @@ def finish(
 ) -> Run:
     """Score the best weights on valid and, once, on test; write the predictions; say where everything is."""
     machine.meet()  # best/ is on the disk
-    threshold = float(read_metrics(folder / "best").get("threshold", 0.5))
+    threshold = threshold_in(folder / "best")
     metrics: dict[str, Metrics] = {}
     known = np.unique(parts.given_keys["train"])
     if machine.is_first:

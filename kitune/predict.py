@@ -36,7 +36,7 @@ from kitune.evaluate.score import Predictions, outputs
 from kitune.inference import load_to_answer
 from kitune.model.encoder import load_config, model_folder
 from kitune.rivals import rivals
-from kitune.run_folder import KNOWN_TEXTS, read_metrics
+from kitune.run_folder import KNOWN_TEXTS, threshold_in
 from kitune.tasks import task_of
 from kitune.training.devices import Machine, connect
 
@@ -236,7 +236,7 @@ def load(
         pretrained.tokenizer,
         task,
         names,
-        float(read_metrics(folder).get("threshold", 0.5)),
+        threshold_in(folder),
         min(pretrained.most_tokens, int(pretrained.tokenizer.model_max_length)),
         options.data.model_copy(update={"encoding": "auto"}) if options else DataOptions(),
         machine,

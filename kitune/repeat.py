@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from kitune.answers import answer_rows, beside
 from kitune.config import RunOptions, TaskName, dump_yaml, load_yaml, with_values
-from kitune.data.labels import label_array
 from kitune.data.parts import Parts, read_parts
 from kitune.data.read import Source
 from kitune.data.split import strata, units
@@ -31,7 +30,7 @@ from kitune.metrics import Metrics
 from kitune.notebook import Block, Grid, Shown, speech
 from kitune.prepare import asked, with_whole_paths
 from kitune.resume import refuse_changed_options
-from kitune.run_folder import as_json, choose_folder, read_metrics, replace_file, require_writable
+from kitune.run_folder import as_json, choose_folder, replace_file, require_writable, threshold_in
 
 PLAN, OPTIONS, POOLED = "repeats.json", "options.yaml", "out-of-fold.parquet"
 # A probability of 0 or 1 as a logit would be infinite.
@@ -179,18 +178,16 @@ def repeated(
     if kind == "folds" and (options.data.test is not None or "test" in sources):
         raise UserError("--folds scores every row of train; a test part has no place in it", fix="leave --test out")
     parts, said = read_parts(options, sources)
-    say(said)
+    say(*said)
     fingerprints = {part: table.fingerprint(parts.columns_in(part)) for part, table in parts.given.items()}
+    fold_of = folds(parts, wanted) if isinstance(wanted, int) else None  # refused before there is a folder
     if resume is None:
-        fold_of = folds(parts, wanted) if isinstance(wanted, int) else None  # refused before there is a folder
         folder = begin(out, {kind: wanted, "data": fingerprints}, options)
-    else:
-        fold_of = folds(parts, wanted) if isinstance(wanted, int) else None
-        if changed := [part for part in fingerprints if before.data.get(part) != fingerprints[part]]:
-            raise UserError(
-                f"{folder}: the {changed[0]} rows are not those that it was begun with",
-                fix="put the old data back to go on, or start anew with another --out",
-            )
+    elif changed := [part for part in fingerprints if before.data.get(part) != fingerprints[part]]:
+        raise UserError(
+            f"{folder}: the {changed[0]} rows are not those that it was begun with",
+            fix="put the old data back to go on, or start anew with another --out",
+        )
     try:
         if fold_of is not None:
             return over_folds(folder, parts, fold_of)
@@ -248,20 +245,16 @@ def over_folds(folder: Path, parts: Parts, fold_of: Rows) -> Repeats:
         given: dict[str, Source] = {"train": table.take(outside).data, "test": table.take(inside).data}
         if parts.cut is None:
             given["valid"] = parts.tables["valid"].data
-        say(
-            [
-                f"fold {number + 1} of {count}: {len(inside):,} rows are answered by a model of the other {len(outside):,}"
-            ]
-        )
+        say(f"fold {number + 1} of {count}: {len(inside):,} rows are answered by a model of the other {len(outside):,}")
         run = one(folder / f"fold-{number + 1}", of_fold, given)
-        logits[inside], threshold[inside] = logits_in(run.folder, parts), threshold_of(run.folder)
+        logits[inside], threshold[inside] = logits_in(run.folder, parts), threshold_in(run / "best")
         runs.append(run)
     answers = Predictions(logits, parts.names, parts.task, threshold)
     columns = [name for name in parts.columns.used if name in table.columns]
     rows = answer_rows(answers, table, columns, probabilities=True)
     with row_writer(folder / POOLED) as write:
         write(beside(rows, rows.column_names, {"fold": pa.array(fold_of + 1)}))
-    answered = Answered(parts.task, logits, labels_of(parts), parts.names, threshold)
+    answered = Answered(parts.task, logits, parts.labels_in(table), parts.names, threshold)
     names = tuple(run.folder.name for run in runs)
     metrics = tuple(run.metrics["test"] for run in runs)
     return kept(Repeats(folder, names, "its fold", metrics, judged(answered, f"{table.source}, out of fold")))
@@ -273,22 +266,17 @@ def over_seeds(
     """A training for each seed in `folder`; those that are there are not made again."""
     runs = []
     for seed in seeds:
-        say([f"seed {seed}:"])
+        say(f"seed {seed}:")
         runs.append(one(folder / f"seed-{seed}", with_values(options, {"train.seed": seed}), sources))
     names = tuple(run.folder.name for run in runs)
     part = "test" if "test" in runs[0].metrics else "valid"
     together = None
     if part == "test":
         logits = mean_answer([logits_in(run.folder, parts) for run in runs], parts.task)
-        threshold = fmean(threshold_of(run.folder) for run in runs)
+        threshold = fmean(threshold_in(run / "best") for run in runs)
         answered = Answered(parts.task, logits, parts.labels("test"), parts.names, threshold)
         together = judged(answered, f"{parts.tables['test'].source}, the mean answer of {len(runs)} seeds")
     return kept(Repeats(folder, names, part, tuple(run.metrics[part] for run in runs), together))
-
-
-def threshold_of(run: Path) -> float:
-    """From which probability a label counts in a run's answers."""
-    return float(read_metrics(run / "best").get("threshold", 0.5))
 
 
 def one(folder: Path, options: RunOptions, sources: Mapping[str, Source]) -> Run:
@@ -306,23 +294,16 @@ def one(folder: Path, options: RunOptions, sources: Mapping[str, Source]) -> Run
         raise UserError(error.problem, fix=error.fix.replace(alone, all_of_them)) from None
 
 
-def labels_of(parts: Parts) -> NDArray[Any]:
-    """The labels of train before a part was held out."""
-    assert parts.columns.label is not None
-    separator = parts.options.data.label_separator
-    return label_array(parts.given["train"], parts.columns.label, parts.task, parts.names, separator=separator)
-
-
 def folds(parts: Parts, count: int) -> Rows:
     """The fold of each row of train, (rows,) from 0: stratified and seeded, equal texts and groups in one."""
     from sklearn.model_selection import StratifiedGroupKFold
 
-    table, labels = parts.given["train"], labels_of(parts)
+    table = parts.given["train"]
     unit = units(table, parts.columns)
     if unit.max() + 1 < count:
         raise UserError(f"{table.source}: fewer different texts or groups than {count} folds", fix="--folds with less")
     splitter = StratifiedGroupKFold(count, shuffle=True, random_state=parts.options.train.seed)
-    stratum = strata(labels)
+    stratum = strata(parts.labels_in(table))
     rare = np.bincount(stratum)[stratum] < count  # scikit-learn wants a row of each class in every fold
     stratum = np.where(rare, stratum.max() + 1, stratum)
     result = np.empty(len(table), dtype=np.int64)
@@ -358,11 +339,11 @@ def mean_answer(logits: Sequence[NDArray[np.float32]], task: TaskName) -> NDArra
 def kept(repeats: Repeats) -> Repeats:
     """The same, when its scores are in the folder's metrics.json."""
     replace_file(repeats.folder / "metrics.json", as_json(repeats.as_json()))
-    say([f"scores are in {repeats.folder / 'metrics.json'}"])
+    say(f"scores are in {repeats.folder / 'metrics.json'}")
     return repeats
 
 
-def say(sentences: Sequence[str]) -> None:
+def say(*sentences: str) -> None:
     """Sentences about the work."""
     for sentence in sentences:
         print(sentence, file=speech())

@@ -214,6 +214,11 @@ def read_metrics(model: Path) -> dict[str, Any]:
     return found
 
 
+def threshold_in(model: Path) -> float:
+    """The probability from which a label counts in the answers of best/ or last/; 0.5 for a model from elsewhere."""
+    return float(read_metrics(model).get("threshold", 0.5))
+
+
 def damaged(path: Path) -> UserError:
     """The error for a file of best/ that cannot be read."""
     return UserError(

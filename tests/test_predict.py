@@ -17,6 +17,7 @@ import kitune
 from kitune.cli import main
 from kitune.data.read import read_table
 from kitune.errors import UserError
+from tests.jsonl import write_rows
 
 Rows = Callable[..., list[dict[str, Any]]]
 ENDINGS = [".csv", ".tsv", ".jsonl", ".parquet"]
@@ -79,12 +80,6 @@ def run_command(*words: object, code: int = 0) -> None:
     with pytest.raises(SystemExit) as stopped:
         main([str(word) for word in words])
     assert stopped.value.code == code
-
-
-def write_rows(path: Path, made: list[dict[str, Any]]) -> Path:
-    """JSON lines: any text as it is."""
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in made), encoding="utf-8")
-    return path
 
 
 # Order and sameness

@@ -14,6 +14,7 @@ from kitune.cli import main
 from kitune.data.read import read_table
 from kitune.errors import UserError
 from kitune.repeat import cross_validate, logits_in, train_seeds
+from tests.jsonl import write_rows
 
 Rows = Callable[..., list[dict[str, Any]]]
 QUICK: dict[str, Any] = {
@@ -26,16 +27,11 @@ QUICK: dict[str, Any] = {
 }
 
 
-def written(path: Path, made: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in made), encoding="utf-8")
-    return path
-
-
 @pytest.mark.parametrize("task", ["single-label", "multi-label", "regression"])
 def test_every_row_is_answered_once_in_order_by_a_model_that_never_saw_it(
     lively_model: Path, rows: Rows, tmp_path: Path, task: str
 ) -> None:
-    data = written(tmp_path / "all.jsonl", made := rows(task, 45))
+    data = write_rows(tmp_path / "all.jsonl", made := rows(task, 45))
     options = QUICK | {"data.id": "id"}
     found = cross_validate(
         data, folds=3, model=str(lively_model), out=tmp_path / "cv", text="text", task=task, options=options,  # type: ignore[arg-type]
@@ -95,7 +91,7 @@ def test_groups_and_equal_texts_stand_in_one_fold(tiny_model: Path, rows: Rows, 
 
 
 def test_seeds_are_pooled_and_their_mean_answer_is_scored(lively_model: Path, rows: Rows, tmp_path: Path) -> None:
-    data, test = written(tmp_path / "train.jsonl", rows("single-label", 40)), rows("single-label", 20, seed=3)
+    data, test = write_rows(tmp_path / "train.jsonl", rows("single-label", 40)), rows("single-label", 20, seed=3)
     found = train_seeds(data, seeds=(1, 2), test=test, model=str(lively_model), out=tmp_path / "s", options=QUICK)
     runs = [kitune.load(tmp_path / "s" / f"seed-{seed}") for seed in (1, 2)]
     shares = np.mean([run.predict(test).probabilities for run in runs], axis=0)  # type: ignore[arg-type]
@@ -119,7 +115,7 @@ def test_without_a_test_part_seeds_are_scored_on_what_each_held_out(
 def test_folds_go_on_where_they_were_cut_off(
     lively_model: Path, rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = written(tmp_path / "all.jsonl", rows("single-label", 36))
+    data = write_rows(tmp_path / "all.jsonl", rows("single-label", 36))
     words = ["train", str(data), "--model", str(lively_model), "--text", "text"]
     words += [word for name, value in QUICK.items() for word in ("--set", f"{name}={value}")]
 
@@ -176,7 +172,7 @@ def test_folds_that_make_no_sense_are_refused(
 def test_on_the_command_line_they_are_refused_in_one_sentence(
     tmp_path: Path, rows: Rows, words: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = written(tmp_path / "all.jsonl", rows("single-label", 20))
+    data = write_rows(tmp_path / "all.jsonl", rows("single-label", 20))
     with pytest.raises(SystemExit) as stopped:
         main(["train", str(data), *words])
     assert stopped.value.code == 2
@@ -212,14 +208,14 @@ def begun(tiny_model: Path, rows: Rows, tmp_path: Path) -> Path:
     """Finished folds of a file, whose last one is gone again."""
     import shutil
 
-    data = written(tmp_path / "all.jsonl", rows("single-label", 36))
+    data = write_rows(tmp_path / "all.jsonl", rows("single-label", 36))
     cross_validate(data, folds=2, model=str(tiny_model), out=tmp_path / "cv", text="text", options=QUICK)
     shutil.rmtree(tmp_path / "cv" / "fold-2")
     return tmp_path / "cv"
 
 
 def test_folds_do_not_go_on_with_other_rows(begun: Path, rows: Rows) -> None:
-    written(begun.parent / "all.jsonl", rows("single-label", 36, seed=1))
+    write_rows(begun.parent / "all.jsonl", rows("single-label", 36, seed=1))
     with pytest.raises(UserError, match="the train rows are not those that it was begun with"):
         cross_validate(resume=begun)
     (begun.parent / "all.jsonl").unlink()

@@ -67,9 +67,13 @@ class Parts:
 
     def labels(self, part: str) -> NDArray[np.int64] | NDArray[np.float32]:
         """The labels of a part, as the loss takes them."""
+        return self.labels_in(self.tables[part])
+
+    def labels_in(self, table: Table) -> NDArray[np.int64] | NDArray[np.float32]:
+        """The labels of a table with the parts' columns."""
         assert self.columns.label is not None
         separator = self.options.data.label_separator
-        return label_array(self.tables[part], self.columns.label, self.task, self.names, separator=separator)
+        return label_array(table, self.columns.label, self.task, self.names, separator=separator)
 
     def fingerprints(self) -> dict[str, str]:
         """A name for the content of each part, whatever file it came in."""

@@ -14,6 +14,7 @@ from kitune.data.split import limit
 from kitune.data.table import Table
 from kitune.evaluate.linear import Labels, Matrix, fit_head
 from kitune.evaluate.measures import Answered
+from kitune.evaluate.score import WINDOW_ROWS
 
 # Rows of train that baselines learn from: enough to be a fair rival, few enough to take seconds.
 MOST_ROWS = 10_000
@@ -22,8 +23,6 @@ WITHOUT_WORDS = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30f
 SHARE_WITHOUT_WORDS = 0.2
 SAMPLE_ROWS = 500
 MANY_ROWS = 1_000
-# Rows whose features lie in memory at once.
-WINDOW_ROWS = 8_192
 LEAST_SHARE = 1e-9
 
 Features = Callable[[Table], Matrix]
@@ -85,9 +84,8 @@ def with_head(rows: Learned, features: Features) -> Answered:
     train, valid = (features(rows.tables[part]) for part in ("train", "valid"))
     labels = rows.labels["train"], rows.labels["valid"]
     head, threshold, _ = fit_head(rows.task, (train, valid), labels, num_outputs=len(rows.names))
-    test = rows.tables["test"]
-    windows = (np.arange(begin, min(begin + WINDOW_ROWS, len(test))) for begin in range(0, len(test), WINDOW_ROWS))
-    return rows.answered(np.concatenate([head(features(test.take(window))) for window in windows]), threshold)
+    windows = rows.tables["test"].slices(rows.text, WINDOW_ROWS)
+    return rows.answered(np.concatenate([head(features(window)) for window in windows]), threshold)
 
 
 def word_features(train: Table, text: Sequence[str]) -> Features:
@@ -101,7 +99,7 @@ def word_features(train: Table, text: Sequence[str]) -> Features:
         weights = TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 3), **told)
     else:  # the default pattern would drop words of one letter
         weights = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b", **told)
-    weights.fit(text for name in text for text in train.texts(name))
+    weights.fit(words for name in text for words in train.texts(name))
 
     def features(table: Table) -> Matrix:
         columns = [weights.transform(table.texts(name)) for name in text]

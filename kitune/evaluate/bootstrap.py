@@ -1,9 +1,11 @@
 """Intervals by the bootstrap: how far a score may be off, because the rows are a sample."""
 
+from collections.abc import Iterator
+
 import numpy as np
 from numpy.typing import NDArray
 
-from kitune.evaluate.measures import Measure
+from kitune.evaluate.measures import Ints, Measure
 
 Interval = tuple[float, float]
 CONFIDENCE = 0.95
@@ -30,10 +32,7 @@ def intervals(measure: Measure, *, most: int = MOST_RESAMPLES) -> dict[str, Inte
     rows = int(measure.counts.sum())
     if not measure.resampled or count * measure.work > MOST_WORK or rows < 2:
         return {}
-    generator, shares = np.random.default_rng(SEED), measure.counts / rows
-    at_once = max(1, CHUNK // len(shares))
-    parts = [min(at_once, count - begin) for begin in range(0, count, at_once)]
-    drawn = np.concatenate([measure.values(generator.multinomial(rows, shares, size=part)) for part in parts])
+    drawn = np.concatenate([measure.values(weights) for weights in resamples(measure.counts, count)])
     found = {name: middle(values) for name, values in zip(measure.names, drawn.T, strict=True)}
     return {name: interval for name, interval in found.items() if interval is not None}
 
@@ -47,14 +46,23 @@ def difference(first: Measure, second: Measure, name: str) -> Interval | None:
     count = max(FEWEST_RESAMPLES, min(MOST_RESAMPLES, int(MUCH_WORK / work)))
     if rows < 2 or count * work > MOST_WORK:
         return None
-    generator, shares = np.random.default_rng(SEED), np.full(rows, 1 / rows)
-    at_once = max(1, CHUNK // rows)
     gaps = []
-    for begin in range(0, count, at_once):
-        weights = generator.multinomial(rows, shares, size=min(at_once, count - begin))
+    for weights in resamples(np.ones(rows, dtype=np.int64), count):
         one, other = (side.of_rows(weights)[:, side.names.index(name)] for side in (first, second))
         gaps.append(one - other)
     return middle(np.concatenate(gaps))
+
+
+def resamples(counts: Ints, count: int) -> Iterator[Ints]:
+    """How often each case is drawn in so many resamples, (samples, cases) at a time; the same ones at every call.
+
+    Args:
+        counts: how often each case occurs, (cases,).
+    """
+    generator, rows = np.random.default_rng(SEED), int(counts.sum())
+    at_once = max(1, CHUNK // len(counts))
+    for begin in range(0, count, at_once):
+        yield generator.multinomial(rows, counts / rows, size=min(at_once, count - begin))
 
 
 def middle(values: NDArray[np.float64]) -> Interval | None:

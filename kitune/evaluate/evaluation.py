@@ -1,6 +1,5 @@
 """What an evaluation says: metrics with intervals, each label, confusions, slices, new texts, baselines."""
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,8 +13,8 @@ from kitune.data.labels import number_in
 from kitune.data.table import Rows, Table
 from kitune.errors import numbered
 from kitune.evaluate.bootstrap import FEWEST_RESAMPLES, MOST_RESAMPLES, Interval, difference, intervals
-from kitune.evaluate.measures import Answered, measures
-from kitune.metrics import Metrics
+from kitune.evaluate.measures import Answered, Measure, measures
+from kitune.metrics import Metrics, without_nan
 from kitune.notebook import Block, Grid, Shown
 from kitune.tasks import TASKS
 
@@ -37,18 +36,21 @@ class Scores:
     metrics: Metrics
     intervals: Mapping[str, Interval]
 
+    @property
+    def overall(self) -> "Scores":
+        """The same without the metrics of single labels."""
+        named: list[Mapping[str, Any]] = [self.metrics, self.intervals]
+        metrics, intervals = ({name: one[name] for name in one if not name.endswith("]")} for one in named)
+        return Scores(self.rows, metrics, intervals)
+
     def as_json(self) -> dict[str, Any]:
-        """NaN, which JSON lacks, is null."""
-        return {
-            "rows": self.rows,
-            "metrics": {name: known(value) for name, value in self.metrics.items()},
-            "intervals": {name: list(ends) for name, ends in self.intervals.items()},
-        }
+        """What is said of all labels together; NaN, which JSON lacks, is null."""
+        return {"metrics": without_nan(self.overall.metrics), "intervals": without_nan(self.overall.intervals)}
 
     def cells(self, name: str) -> tuple[Any, Any, Any]:
         """A metric and the ends of its interval, for a table."""
         low, high = self.intervals.get(name, (None, None))
-        return known(self.metrics.get(name)), low, high
+        return without_nan(self.metrics.get(name)), low, high
 
 
 def scores(answered: Answered, *, most: int = MOST_RESAMPLES) -> Scores:
@@ -97,12 +99,12 @@ class Evaluation(Shown):
     @property
     def metrics(self) -> Metrics:
         """The metrics of all rows by name, but those of single labels."""
-        return {name: value for name, value in self.scores.metrics.items() if not name.endswith("]")}
+        return self.scores.overall.metrics
 
     @property
-    def intervals(self) -> dict[str, Interval]:
+    def intervals(self) -> Mapping[str, Interval]:
         """Their 95 % intervals."""
-        return {name: ends for name, ends in self.scores.intervals.items() if not name.endswith("]")}
+        return self.scores.overall.intervals
 
     @property
     def labels(self) -> dict[str, dict[str, Any]]:
@@ -112,7 +114,7 @@ class Evaluation(Shown):
         return {
             name: {
                 "rows": rows,
-                **{kind: known(self.scores.metrics[f"{kind}[{name}]"]) for kind in LABEL_KINDS},
+                **{kind: without_nan(self.scores.metrics[f"{kind}[{name}]"]) for kind in LABEL_KINDS},
                 "f1_interval": list(self.scores.intervals.get(f"f1[{name}]", ())) or None,
             }
             for name, rows in zip(self.label_names, self.label_rows, strict=True)
@@ -120,20 +122,19 @@ class Evaluation(Shown):
 
     def as_json(self) -> dict[str, Any]:
         """All of it."""
-        short = [name for name in self.scores.metrics if not name.endswith("]")]
         said: dict[str, Any] = {"data": self.source, "task": self.task, "rows": self.scores.rows}
-        said |= overall(self.scores, short)
+        said |= self.scores.as_json()
         if self.task != "regression":
             said |= {"labels": self.labels, "confusion": None if self.confusion is None else self.confusion.tolist()}
         if self.new is not None:
-            said["new"] = {"rows": self.new.rows, **overall(self.new, short)}
+            said["new"] = {"rows": self.new.rows, **self.new.as_json()}
         if self.slices:
             said["by"] = {
-                column: {value: {"rows": one.rows, **overall(one, short)} for value, one in of.items()}
+                column: {value: {"rows": one.rows, **one.as_json()} for value, one in of.items()}
                 for column, of in self.slices.items()
             }
         said["baselines"] = {
-            name: {**overall(one, short), "ahead": known(self.ahead[name][0]), "ahead_interval": self.ahead[name][1]}
+            name: {**one.as_json(), "ahead": without_nan(self.ahead[name][0]), "ahead_interval": self.ahead[name][1]}
             for name, one in self.baselines.items()
         }
         return said | {"notes": list(self.notes)}
@@ -187,16 +188,21 @@ def judged(
         None if new is None else scores(answered.take(new)),
         slices,
         {name: scores(one, most=FEWEST_RESAMPLES) for name, one in (baselines or {}).items()},
-        {name: lead(answered, one) for name, one in (baselines or {}).items()},
+        leads(answered, baselines or {}),
         tuple(said),
     )
 
 
-def lead(answered: Answered, other: Answered) -> tuple[float, Interval | None]:
-    """How far the first answers are above the others by the task's first metric, and its interval."""
-    name = TASKS[answered.task].headline[0]
-    own, others = (next(one for one in measures(side) if name in one.names) for side in (answered, other))
-    return own.value()[name] - others.value()[name], difference(own, others, name)
+def leads(answered: Answered, others: Mapping[str, Answered]) -> dict[str, tuple[float, Interval | None]]:
+    """How far the answers are above each of the others by the task's first metric, and the interval of that."""
+    metric = TASKS[answered.task].headline[0]
+
+    def measure_of(side: Answered) -> Measure:
+        return next(one for one in measures(side) if metric in one.names)
+
+    own, rivals = measure_of(answered), {name: measure_of(side) for name, side in others.items()}
+    value = own.value()[metric]
+    return {name: (value - one.value()[metric], difference(own, one, metric)) for name, one in rivals.items()}
 
 
 def slices_of(table: Table, column: str) -> tuple[dict[str, Rows], str | None]:
@@ -248,17 +254,6 @@ def confusion(answered: Answered) -> NDArray[np.int64] | None:
     )
 
 
-def known(value: float | None) -> float | None:
-    """None for what has no meaning."""
-    return None if value is None or math.isnan(value) else value
-
-
-def overall(one: Scores, names: Sequence[str]) -> dict[str, Any]:
-    """Metrics and intervals of these names."""
-    said = one.as_json()
-    return {kind: {name: said[kind][name] for name in names if name in said[kind]} for kind in ("metrics", "intervals")}
-
-
 def metrics_grid(evaluation: Evaluation) -> Grid:
     """A line a metric; where some texts are not new to the model, the new ones' beside."""
     new = evaluation.new
@@ -297,7 +292,7 @@ def baseline_grid(evaluation: Evaluation, name: str) -> Grid:
     lines: list[tuple[Any, ...]] = [("this model", *evaluation.scores.cells(name), None, None, None)]
     for rival, one in evaluation.baselines.items():
         ahead, interval = evaluation.ahead[rival]
-        lines.append((rival, *one.cells(name), known(ahead), *(interval or (None, None))))
+        lines.append((rival, *one.cells(name), without_nan(ahead), *(interval or (None, None))))
     return Grid(("against", name, "from", "to", "ahead by", "from", "to"), lines, DECIMALS)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -20,6 +20,8 @@ from kitune.errors import UserError
 from kitune.metrics import Metrics
 from kitune.tasks import TASKS
 
+# From an `EvalPrediction` to numbers by name.
+MetricsFunction: TypeAlias = Callable[[Any], Mapping[str, Any]]
 # transformers' Trainer fills the input ids of shorter rows with this.
 FILL = -100
 FUNCTION = "compute_metrics"
@@ -37,7 +39,7 @@ class OwnMetrics:
         wanted: what it asked for besides predictions and labels: `inputs`, `loss`.
     """
 
-    function: Callable[[Any], Mapping[str, Any]]
+    function: MetricsFunction
     place: str
     digest: str
     wanted: frozenset[str]
@@ -90,7 +92,7 @@ class OwnMetrics:
         return list(self(task, logits, labels[task], lambda: np.full((rows, 4), 100, dtype=np.int64)))
 
 
-def own_metrics(options: TrainOptions, given: Callable[[Any], Mapping[str, Any]] | None) -> OwnMetrics | None:
+def own_metrics(options: TrainOptions, given: MetricsFunction | None) -> OwnMetrics | None:
     """The function that the options name, or that came from Python; None where there is none.
 
     Raises:

@@ -14,6 +14,7 @@ from kitune.data.table import Table
 from kitune.errors import UserError
 from kitune.evaluate.baselines import SAMPLE_ROWS, writes_without_words
 from kitune.evaluate.evaluation import MOST_SLICES, slices_of
+from tests.jsonl import write_rows
 
 Rows = Callable[..., list[dict[str, Any]]]
 OPTIONS = {
@@ -26,11 +27,6 @@ OPTIONS = {
 }
 
 
-def written(path: Path, made: list[dict[str, Any]]) -> Path:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in made), encoding="utf-8")
-    return path
-
-
 @pytest.fixture(scope="module")
 def run_of(tmp_path_factory: pytest.TempPathFactory, lively_model: Path, rows: Rows) -> Callable[..., kitune.Run]:
     """A run of a task from a file, made once."""
@@ -39,7 +35,7 @@ def run_of(tmp_path_factory: pytest.TempPathFactory, lively_model: Path, rows: R
     def make(task: str, pair: bool = False) -> kitune.Run:
         if (task, pair) not in made:
             place = tmp_path_factory.mktemp(task)
-            data = written(place / "train.jsonl", rows(task, 90, pair=pair))
+            data = write_rows(place / "train.jsonl", rows(task, 90, pair=pair))
             text = ["text", "other"] if pair else "text"
             made[task, pair] = kitune.train(
                 data, model=str(lively_model), out=place / "run", text=text, label="label", options=OPTIONS
@@ -131,7 +127,7 @@ def test_the_confusion_matrix_has_a_row_a_label(run_of: Callable[..., kitune.Run
 def test_evaluate_writes_json_and_never_over_a_file(
     run_of: Callable[..., kitune.Run], rows: Rows, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    data = written(tmp_path / "new.jsonl", rows("single-label", 30, seed=8))
+    data = write_rows(tmp_path / "new.jsonl", rows("single-label", 30, seed=8))
     out = tmp_path / "metrics.json"
     words = ["evaluate", run_of("single-label").folder, data, "--by", "id", "--out", out]
     command(*words, "--no-baselines", "--json")
@@ -152,16 +148,16 @@ def test_of_a_run_from_python_the_baselines_want_the_rows(lively_model: Path, ro
 
 
 def test_baselines_are_not_learned_from_rows_that_have_changed(lively_model: Path, rows: Rows, tmp_path: Path) -> None:
-    data = written(tmp_path / "train.jsonl", rows("single-label", 60))
+    data = write_rows(tmp_path / "train.jsonl", rows("single-label", 60))
     run = kitune.train(data, model=str(lively_model), out=tmp_path / "run", options=OPTIONS | {"train.epochs": 1})
-    written(data, rows("single-label", 60, seed=1))
+    write_rows(data, rows("single-label", 60, seed=1))
     found = run.model.evaluate(rows("single-label", 20, seed=3))
     assert "its rows are not those that the run learned from" in found.notes[0]
 
 
 def test_texts_without_words_leave_out_the_bag_of_words(lively_model: Path, rows: Rows, tmp_path: Path) -> None:
     signs = [{**row, "text": "!" * (i % 9 + 1)} for i, row in enumerate(rows("single-label", 40))]
-    data = written(tmp_path / "train.jsonl", signs)
+    data = write_rows(tmp_path / "train.jsonl", signs)
     told = OPTIONS | {"train.epochs": 1, "data.text": ["text"], "doctor.allow": ["unknown-tokens"]}
     run = kitune.train(data, model=str(lively_model), out=tmp_path / "run", options=told)
     found = run.model.evaluate(signs)
