@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from kitune.data.cache import cache_folder, content_key, made_once
 from kitune.data.long_texts import LongTexts
+from kitune.data.scratch import scratch_folder
 from kitune.data.table import Table
 from kitune.errors import UserError
 
@@ -245,7 +246,7 @@ def encode(
 ) -> Encoded:
     """The texts of `table` as token ids, special tokens included, each sequence at most `max_length` long.
 
-    With `cache` they are memory-mapped from a folder that is named by all that decides them.
+    They are memory-mapped, with `cache` from a folder that is named by all that decides them.
     """
 
     def write(folder: Path) -> None:
@@ -253,12 +254,13 @@ def encode(
         forget_last_call(tokenizer)
 
     if not cache:
-        with tempfile.TemporaryDirectory() as place:
+        # A mapped file keeps its bytes when it has lost its name; Windows keeps the name too: `kitune cache` shows it.
+        with tempfile.TemporaryDirectory(dir=scratch_folder(), ignore_cleanup_errors=True) as place:
             write(Path(place))
-            return read_ids(Path(place), mapped=False)
+            return read_ids(Path(place))
     fit = str(max_length) if long_texts.how == "cut" else repr((max_length, long_texts))
     key = content_key(table.fingerprint(text), tokenizer_content(tokenizer), fit)
-    return read_ids(kept_ids(key, write), mapped=True)
+    return read_ids(kept_ids(key, write))
 
 
 def kept_ids(key: str, write: Callable[[Path], None]) -> Path:
@@ -318,14 +320,14 @@ def write_ids(encoded: Iterable[Ids], folder: Path) -> None:
                 first.tofile(first_file)
 
 
-def read_ids(folder: Path, *, mapped: bool) -> Encoded:
-    """What `write_ids` wrote, memory-mapped or in memory."""
+def read_ids(folder: Path) -> Encoded:
+    """What `write_ids` wrote, memory-mapped."""
 
     def read(name: str, dtype: Any) -> Any:
         path = folder / name
         if not path.stat().st_size:
             return np.empty(0, dtype)
-        return np.memmap(path, dtype, mode="r") if mapped else np.fromfile(path, dtype)
+        return np.memmap(path, dtype, mode="r")
 
     ids, types, first = read("ids.bin", np.int32), read("types.bin", np.uint8), read("first.bin", np.int64)
     several = len(first) and first[-1] > len(first) - 1  # or each row has one after all

@@ -23,6 +23,9 @@ from kitune.tasks import TASKS
 # fits the cache of a CPU core runs faster than what does not, whatever the batch the network was trained with.
 WINDOW_ROWS = 8_192
 MICRO_BATCH_TOKENS = 2_560
+# Micro-batches of more rows have a multiple of it: each number of rows costs oneDNN a set-up for the layers of the head, 2 ms
+# and 0.6 MiB, which it keeps.
+ROW_STEP = 8
 # What a notebook shows of answers.
 SHOWN_ROWS, SHOWN_LABELS = 10, 10
 
@@ -77,6 +80,7 @@ def plan_prediction(lengths: NDArray[np.int64], *, begin: int = 0) -> list[Rows]
         order = rows[np.argsort(-lengths[rows], kind="stable")]
         while len(order):
             count = max(1, MICRO_BATCH_TOKENS // max(1, int(lengths[order[0]])))
+            count -= count % ROW_STEP if count > ROW_STEP else 0
             batches.append(order[:count])
             order = order[count:]
     return batches
