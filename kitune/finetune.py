@@ -19,6 +19,8 @@ from kitune.data.sources import PARTS
 from kitune.data.table import Rows
 from kitune.diagnosis import examined
 from kitune.errors import UserError, command, numbered
+from kitune.evaluate.evaluation import chance_line
+from kitune.evaluate.measures import Answered
 from kitune.evaluate.own_metrics import MetricsFunction, OwnMetrics, filled_ids, own_metrics
 from kitune.evaluate.score import Predictions, outputs, plan_prediction, score, threshold_of
 from kitune.inference import load_to_answer
@@ -341,6 +343,10 @@ def finish(
             write_predictions(answers, parts.tables[part], target, columns=parts.columns_in(part), probabilities=True)
         names = tuple(metrics[part])
         machine.say(f"best/ on {part} ({numbered(len(logits), 'row')}): {table_line(metrics[part], names)}")
+        labels = encoded[part].labels
+        assert labels is not None
+        if chance := chance_line(Answered(parts.task, logits, labels, parts.names, threshold)):
+            machine.say(f"  {chance}")
         new = np.flatnonzero(~np.isin(parts.keys(part), known))
         if 0 < len(new) < len(logits):
             # Not the user's own metrics, which a handful of rows may be too few for.

@@ -193,3 +193,28 @@ def test_a_run_does_not_go_on_with_other_rows_and_stays_as_it_is(
     with pytest.raises(UserError, match=r"rows \(DataFrame train\) are not those that it was trained on"):
         kitune.train(pd.DataFrame(change(made)), resume=run, options={"train.epochs": 2})
     assert {file: file.read_bytes() for file in run.folder.rglob("*") if file.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("task", "metric"), [("single-label", "accuracy"), ("multi-label", "micro_f1"), ("regression", "spearman")]
+)
+def test_a_run_ends_with_what_evaluate_says(
+    tmp_path: Path, tiny_model: Path, rows: Rows, capsys: pytest.CaptureFixture[str], task: str, metric: str
+) -> None:
+    """Scores, how far chance moves them, and those of the test rows whose text train does not have."""
+    train, unseen = rows(task, 24), [{**row, "text": f"{row['text']} again"} for row in rows(task, 12)]
+    test = train[:8] + unseen
+    run = kitune.train(
+        train, test=test, valid=train[:10], model=str(tiny_model), out=tmp_path / "run", text="text", label="label",
+        options=SMALL,
+    )  # fmt: skip
+    said = capsys.readouterr().err
+    evaluation = run.model.evaluate(test, baselines=False)
+    low, high = evaluation.intervals[metric]
+    assert f"best/ on test (20 rows): loss {run.metrics['test']['loss']:.4f}" in said
+    assert f"  {metric} of other rows like these: {low:.3f} to {high:.3f} (95 %)" in said
+    assert "  without the 8 rows whose text is in train: loss" in said
+    alone = run.model.evaluate(unseen, baselines=False)
+    assert run.metrics["test"][metric] == pytest.approx(evaluation.metrics[metric])
+    assert run.metrics["test_new"][metric] == pytest.approx(alone.metrics[metric])
+    assert evaluation.new is not None and evaluation.new.metrics[metric] == pytest.approx(alone.metrics[metric])

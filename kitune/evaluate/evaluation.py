@@ -193,14 +193,23 @@ def judged(
     )
 
 
+def measure_of(metric: str, answered: Answered) -> Measure:
+    """The measure that gives a metric of the task."""
+    return next(one for one in measures(answered) if metric in one.names)
+
+
+def chance_line(answered: Answered) -> str | None:
+    """How far chance moves the task's first metric, in words; None where resampling says nothing or takes too long."""
+    metric = TASKS[answered.task].headline[0]
+    if (interval := intervals(measure_of(metric, answered)).get(metric)) is None:
+        return None
+    return f"{metric} of other rows like these: {interval[0]:.3f} to {interval[1]:.3f} (95 %)"
+
+
 def leads(answered: Answered, others: Mapping[str, Answered]) -> dict[str, tuple[float, Interval | None]]:
     """How far the answers are above each of the others by the task's first metric, and the interval of that."""
     metric = TASKS[answered.task].headline[0]
-
-    def measure_of(side: Answered) -> Measure:
-        return next(one for one in measures(side) if metric in one.names)
-
-    own, rivals = measure_of(answered), {name: measure_of(side) for name, side in others.items()}
+    own, rivals = measure_of(metric, answered), {name: measure_of(metric, side) for name, side in others.items()}
     value = own.value()[metric]
     return {name: (value - one.value()[metric], difference(own, one, metric)) for name, one in rivals.items()}
 

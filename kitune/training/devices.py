@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kitune.config import EngineOptions, Precision
-from kitune.errors import UserError, command
+from kitune.errors import UserError, command, numbered
 from kitune.notebook import speech
 
 Made = TypeVar("Made")
@@ -74,9 +74,8 @@ class Machine:
 
     def describe(self) -> str:
         """The sentence that is said at the start."""
-        where = (
-            torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else f"CPU, {self.threads} threads"
-        )
+        on_gpu = self.device.type == "cuda"
+        where = torch.cuda.get_device_name(self.device) if on_gpu else f"CPU, {numbered(self.threads, 'thread')}"
         ranks = f", process {self.rank} of {self.world_size}" if self.world_size > 1 else ""
         return f"{where}, {self.precision}{ranks}"
 
