@@ -27,7 +27,7 @@ import numpy as np
 from machine import PROJECT, circumstances
 from measure import best_threshold, decide, measure
 from numpy.typing import NDArray
-from sets import SETS, BenchSet, Row, gold, hold_out, load_set
+from sets import SETS, TABLE, BenchSet, Row, gold, hold_out, load_set
 from table import Line, read_results, table
 
 RESULTS = PROJECT / "bench" / "results" / "quality.jsonl"
@@ -188,7 +188,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     words = lambda text: text.split(",")  # noqa: E731
     parser.add_argument("--data", type=Path, default=PROJECT.parent / "shared" / "data", help="folder of all sets")
-    parser.add_argument("--sets", type=words, default=list(SETS), help="comma-separated; default: all")
+    parser.add_argument("--sets", type=words, default=list(TABLE), help="comma-separated; default: the table's")
     parser.add_argument("--seeds", type=lambda text: [int(word) for word in text.split(",")], default=[1, 2, 3, 4, 5])
     parser.add_argument("--who", type=words, default=list(WHO), help="competitors, comma-separated; default: all")
     parser.add_argument("--results", type=Path, default=RESULTS)

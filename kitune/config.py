@@ -116,6 +116,11 @@ class TrainOptions(Options):
         "auto", description="Passes over the training rows; 0 only writes the untrained model."
     )
     learning_rate: Rate | Auto = Field("auto", description="Peak learning rate, reached at the end of warm-up.")
+    head_rate: Annotated[float, Field(gt=0)] | Auto = Field(
+        "auto",
+        description="The learning rate of what lies above the encoder's layers, in multiples of learning_rate; auto: 5 for a "
+        "new head, which has more to learn than they have, else 1.",
+    )
     resume_learning_rate: Rate | Auto = Field(
         "auto", description="Peak rate of the epochs that a finished run gets on top; auto: half of learning_rate."
     )

@@ -119,6 +119,7 @@ def settle(
         rows=len(parts.tables["train"]),
         num_labels=len(parts.names),
         parameters=parameters,
+        head_is_new=pretrained.head_is_new,
         own=own.names(parts.task, len(parts.names)) if own else (),
     )
     told = {

@@ -217,4 +217,5 @@ def test_a_run_ends_with_what_evaluate_says(
     alone = run.model.evaluate(unseen, baselines=False)
     assert run.metrics["test"][metric] == pytest.approx(evaluation.metrics[metric])
     assert run.metrics["test_new"][metric] == pytest.approx(alone.metrics[metric])
-    assert evaluation.new is not None and evaluation.new.metrics[metric] == pytest.approx(alone.metrics[metric])
+    assert evaluation.new is not None
+    assert evaluation.new.metrics[metric] == pytest.approx(alone.metrics[metric])

@@ -37,6 +37,7 @@ class Pretrained:
     tokenizer: Any
     folder: Path
     most_tokens: int
+    head_is_new: bool
     said: tuple[str, ...]
     commit: str | None  # of the hub, where it came from there
 
@@ -313,6 +314,7 @@ def load_pretrained(
     )
     if not head_is_new and loaded_names != list(names):
         said += map_head(network, loaded_names, names, seed)
+        head_is_new = not set(loaded_names) & set(names)
     network.config.id2label = wanted
     network.config.label2id = {name: i for i, name in wanted.items()}
     network.config.num_labels = len(names) if task != "regression" else 1
@@ -328,6 +330,7 @@ def load_pretrained(
         tokenizer,
         folder,
         most_tokens(network, tokenizer, from_run=(folder / "run.yaml").exists()),
+        head_is_new,
         tuple(said),
         commit,
     )

@@ -25,11 +25,17 @@ def output_layer(network: Any) -> tuple[str, nn.Linear]:
     return layers[-1]
 
 
+def above_encoder(network: nn.Module, name: str) -> bool:
+    """Whether a parameter lies above the layers of the network's encoder: in its head, or in the pooler below that."""
+    prefix = getattr(network, "base_model_prefix", "")
+    return bool(prefix) and (not name.startswith(f"{prefix}.") or name.startswith(f"{prefix}.pooler."))
+
+
 def map_head(network: Any, old_names: Sequence[str], new_names: Sequence[str], seed: int) -> list[str]:
     """Replace the output layer by one for `new_names`: rows of names that both have are kept, the others start anew.
 
     Returns:
-        The sentence that says what was kept.
+        The sentence that says what was kept, where anything was.
     """
     name, old = output_layer(network)
     generator = torch.Generator().manual_seed(seed)
@@ -50,6 +56,8 @@ def map_head(network: Any, old_names: Sequence[str], new_names: Sequence[str], s
     network.num_labels = len(new_names)
     kept = [label for label in new_names if label in positions]
     fresh = [label for label in new_names if label not in positions]
+    if not kept:
+        return []
     said = f"the head keeps {numbered(len(kept), 'label')} of the earlier run"
     return [
         said + (f" and starts {', '.join(fresh[:5])}{', ...' if len(fresh) > 5 else ''} anew" if fresh else ", by name")

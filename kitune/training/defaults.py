@@ -16,23 +16,35 @@ from kitune.tasks import TASKS
 BASE_RATE, BASE_PARAMETERS = 6e-5, 2.2e7
 # Optimizer steps that a new head and a small data set want; many classes want more.
 LEAST_STEPS, MOST_EPOCHS, FEWEST_EPOCHS = 1_200, 12, 4
+# A new head learns at so many times the encoder's rate.
+NEW_HEAD_RATE = 5.0
 # Rows from which an epoch less does no harm.
 MANY_ROWS = 50_000
 
 
 def resolve(
-    options: TrainOptions, *, task: TaskName, rows: int, num_labels: int, parameters: int, own: Sequence[str] = ()
+    options: TrainOptions,
+    *,
+    task: TaskName,
+    rows: int,
+    num_labels: int,
+    parameters: int,
+    head_is_new: bool,
+    own: Sequence[str] = (),
 ) -> TrainOptions:
     """`options` with a number in place of every `auto`.
 
     Args:
         rows: of train.
         parameters: of the whole network.
+        head_is_new: and not that of an earlier run.
         own: names of the user's own metrics.
     """
     batch_rows = 16 if options.batch_rows == "auto" else options.batch_rows
     epochs = default_epochs(rows, batch_rows, num_labels, task) if options.epochs == "auto" else options.epochs
     rate = default_rate(num_labels, parameters, task) if options.learning_rate == "auto" else options.learning_rate
+    new_or_not = NEW_HEAD_RATE if head_is_new else 1.0
+    head_rate = new_or_not if options.head_rate == "auto" else options.head_rate
     resume_rate = rate / 2 if options.resume_learning_rate == "auto" else options.resume_learning_rate
     best = TASKS[task].headline[0] if options.best_metric == "auto" else options.best_metric
     require_metric(best, task, num_labels, own, options)
@@ -41,6 +53,7 @@ def resolve(
             "batch_rows": batch_rows,
             "epochs": epochs,
             "learning_rate": rate,
+            "head_rate": head_rate,
             "resume_learning_rate": resume_rate,
             "best_metric": best,
         }

@@ -3,12 +3,13 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise, starmap
 
 import torch
 from torch import Tensor, nn
 
 from kitune.config import TrainOptions
+from kitune.model.heads import above_encoder
 from kitune.model.kernels import Kernels
 from kitune.model.memory import ALIGNMENT_BYTES, zeros
 
@@ -26,9 +27,24 @@ class Slot:
         return buffer[self.begin : self.begin + self.shape.numel()].view(self.shape)
 
 
-def decays(parameter: Tensor) -> bool:
-    """Whether weight decay acts on it: on matrices and embeddings, not on biases and norms."""
-    return parameter.ndim > 1
+@dataclass(frozen=True)
+class Group:
+    """A part of the flat buffers whose parameters are updated alike.
+
+    Attributes:
+        place: its elements.
+        decay: AdamW's: of matrices and embeddings, not of biases and norms.
+        rate: the learning rate, as a multiple of the encoder's.
+    """
+
+    place: slice
+    decay: float
+    rate: float
+
+
+def head_rate(options: TrainOptions) -> float:
+    """The head's learning rate, as a multiple of the encoder's; that of a run without this option is 1."""
+    return 1.0 if options.head_rate == "auto" else options.head_rate
 
 
 class FlatAdamW:
@@ -59,15 +75,21 @@ class FlatAdamW:
         self._handed_over = slice(0, 0)  # see hand_over
         self._low_gradient: Tensor | None = None
         self._passes, self._is_low = 1, False
-        trainable = [(name, parameter) for name, parameter in network.named_parameters() if parameter.requires_grad]
-        ordered = [pair for pair in trainable if decays(pair[1])] + [pair for pair in trainable if not decays(pair[1])]
+        kinds: dict[tuple[bool, float], list[tuple[str, nn.Parameter]]] = {}
+        for name, parameter in network.named_parameters():
+            if parameter.requires_grad:
+                rate = head_rate(options) if above_encoder(network, name) else 1.0
+                kinds.setdefault((parameter.ndim > 1, rate), []).append((name, parameter))
         self.slots: list[Slot] = []
+        self.groups: list[Group] = []
         step = ALIGNMENT_BYTES // 2  # elements; a multiple of the alignment in 2-byte types and in fp32
-        size = self.num_decayed = 0
-        for name, parameter in ordered:
-            self.slots.append(Slot(name, size, parameter.shape))
-            size += -(-parameter.numel() // step) * step
-            self.num_decayed = size if decays(parameter) else self.num_decayed
+        size = 0
+        for (decays, rate), members in kinds.items():
+            begin = size
+            for name, parameter in members:
+                self.slots.append(Slot(name, size, parameter.shape))
+                size += -(-parameter.numel() // step) * step
+            self.groups.append(Group(slice(begin, size), options.weight_decay if decays else 0.0, rate))
         self.master = zeros(size, torch.float32, device)
         self.working = self.master if dtype == torch.float32 else zeros(size, dtype, device)
         self.exchanged = zeros(size + 2, torch.float32, device)
@@ -77,32 +99,31 @@ class FlatAdamW:
             self.exchanged[size + 1],
         )
         self.moments = (zeros(size, torch.float32, device), zeros(size, torch.float32, device))
-        self.parameters = [parameter for _, parameter in ordered]
+        self.parameters = [parameter for members in kinds.values() for _, parameter in members]
         self._slot_of = {id(parameter): slot for slot, parameter in zip(self.slots, self.parameters, strict=True)}
         with torch.no_grad():
             for slot, parameter in zip(self.slots, self.parameters, strict=True):
                 slot.of(self.master).copy_(parameter)
-        self._step_counts = [torch.zeros((), device=device), torch.zeros((), device=device)]
+        self._step_counts = [torch.zeros((), device=device) for _ in self.groups]
         self._adamw = self._build(options)
         self._adopt(network, dtype, device)
 
     def _build(self, options: TrainOptions) -> torch.optim.AdamW:
-        """torch's fused AdamW over two flat pieces, decayed and not, with the moments in our own buffers."""
-        pieces = (slice(0, self.num_decayed), slice(self.num_decayed, None))
-        groups: list[dict[str, Any]] = []
-        for piece, decay in zip(pieces, (options.weight_decay, 0.0), strict=True):
-            flat = nn.Parameter(self.master[piece])
-            flat.grad = self.gradient[piece]
-            groups.append({"params": [flat], "weight_decay": decay})
-        betas = (options.beta1, options.beta2)
+        """torch's fused AdamW over one flat piece a group, with the moments in our own buffers."""
+        flats = [nn.Parameter(self.master[group.place]) for group in self.groups]
+        for group, flat in zip(self.groups, flats, strict=True):
+            flat.grad = self.gradient[group.place]
         adamw = torch.optim.AdamW(
-            [group for group in groups if len(group["params"][0])], betas=betas, eps=options.epsilon, fused=True
+            [{"params": [flat], "weight_decay": group.decay} for group, flat in zip(self.groups, flats, strict=True)],
+            betas=(options.beta1, options.beta2),
+            eps=options.epsilon,
+            fused=True,
         )
-        for group, piece, count in zip(groups, pieces, self._step_counts, strict=True):
-            adamw.state[group["params"][0]] = {
+        for group, flat, count in zip(self.groups, flats, self._step_counts, strict=True):
+            adamw.state[flat] = {
                 "step": count,
-                "exp_avg": self.moments[0][piece],
-                "exp_avg_sq": self.moments[1][piece],
+                "exp_avg": self.moments[0][group.place],
+                "exp_avg_sq": self.moments[1][group.place],
             }
         return adamw
 
@@ -165,7 +186,7 @@ class FlatAdamW:
     @property
     def step_count(self) -> int:
         """Updates so far, for AdamW's bias correction."""
-        return max(int(count) for count in self._step_counts)  # a piece without parameters counts none
+        return int(self._step_counts[0])
 
     def restore(self, weights: dict[str, Tensor], moments: dict[str, Tensor], step_count: int) -> None:
         """Take over saved weights by name, flat moments and the count of updates."""
@@ -196,20 +217,21 @@ class FlatAdamW:
             self.gather_gradient()
         if self._kernels is None:
             return float(torch.linalg.vector_norm(self.gradient))
-        pieces = [piece for _, piece, _ in self._pieces()]
+        pieces = [piece for _, _, piece in self._pieces()]
         return math.sqrt(sum(self._kernels.call("sum_of_squares", piece.dtype, len(piece), piece) for piece in pieces))
 
-    def _pieces(self) -> Iterator[tuple[slice, Tensor, float]]:
-        """The parts of the flat buffers that differ in decay or in where the gradient lies: place, gradient, decay."""
-        decay, mine = self._options.weight_decay, self._handed_over
-        if self._is_low and self._low_gradient is not None:
-            places = [(slice(0, mine.start), decay), (slice(mine.stop, self.num_decayed), decay)]
-            yield mine, self._low_gradient[mine], decay
-        else:
-            places = [(slice(0, self.num_decayed), decay)]
-        for place, own_decay in (*places, (slice(self.num_decayed, len(self.master)), 0.0)):
-            if place.stop > place.start:
-                yield place, self.gradient[place], own_decay
+    def _pieces(self) -> Iterator[tuple[Group, slice, Tensor]]:
+        """Each group, cut where the gradient lies elsewhere: group, place, gradient."""
+        low = self._low_gradient if self._is_low else None
+        mine = slice(0, 0) if low is None else self._handed_over
+        for group in self.groups:
+            begin, end = group.place.start, group.place.stop
+            cuts = [begin, *(min(max(cut, begin), end) for cut in (mine.start, mine.stop)), end]
+            for place, gradient in zip(
+                starmap(slice, pairwise(cuts)), (self.gradient, low, self.gradient), strict=True
+            ):
+                if gradient is not None and place.stop > place.start:
+                    yield group, place, gradient[place]
 
     def step(self, learning_rate: float, *, scale: float = 1.0) -> None:
         """One update of the master weights, and of the working ones after them, by the gradients times `scale`."""
@@ -218,8 +240,8 @@ class FlatAdamW:
             return
         if scale != 1.0:
             self.gradient.mul_(scale)
-        for group in self._adamw.param_groups:
-            group["lr"] = learning_rate
+        for group, of_torch in zip(self.groups, self._adamw.param_groups, strict=True):
+            of_torch["lr"] = learning_rate * group.rate
         self._adamw.step()
         self.refresh_working()
 
@@ -238,10 +260,10 @@ class FlatAdamW:
         for count in self._step_counts:
             count += 1
         corrections = (1 - options.beta1**self.step_count, 1 - options.beta2**self.step_count)
-        for place, gradient, decay in self._pieces():
+        for group, place, gradient in self._pieces():
             name = "adamw" if gradient.dtype == torch.float32 else "adamw_of_low"
             kernels.call(
                 name, self.working.dtype, len(gradient), self.master[place], gradient, self.moments[0][place],
-                self.moments[1][place], None if self.working is self.master else self.working[place], scale, learning_rate,
-                decay, options.beta1, options.beta2, options.epsilon, *corrections,
+                self.moments[1][place], None if self.working is self.master else self.working[place], scale,
+                learning_rate * group.rate, group.decay, options.beta1, options.beta2, options.epsilon, *corrections,
             )  # fmt: skip

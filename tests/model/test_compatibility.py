@@ -392,6 +392,9 @@ def test_a_label_that_the_earlier_run_did_not_know_is_said_and_starts_anew(
         row["label"] = "maybe"
     again = kitune.train(made, model=str(first.folder), out=tmp_path / "again", options=SMALL | {"train.epochs": 0})
     assert "the head keeps 2 labels of the earlier run and starts maybe anew" in capsys.readouterr().err
+    assert (first.options.train.head_rate, again.options.train.head_rate) == (5.0, 1.0), (
+        "a trained head is left its pace"
+    )
     old, new = first.predict(made), again.predict(made)
     assert new.label_names == ("maybe", "no", "yes")
     np.testing.assert_allclose(new.logits[:, 1:], old.logits, atol=1e-5)
@@ -404,7 +407,8 @@ def test_a_run_of_another_task_gives_its_encoder_and_a_new_head(
     made = rows("regression", 24)
     again = kitune.train(made, model=str(first.folder), out=tmp_path / "again", options=SMALL)
     assert again.predict(made).logits.shape == (24, 1)
-    assert "earlier run" in capsys.readouterr().err
+    assert again.options.train.head_rate == 5.0
+    assert "the head is new (1 output)" in capsys.readouterr().err
 
 
 # The starter

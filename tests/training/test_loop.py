@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 import kitune
 from kitune.data.batches import BatchPlan, plan_epoch
@@ -118,16 +117,21 @@ def test_the_loop_is_a_plain_torch_loop(rows: Rows, tiny_model: Path, tmp_path: 
 
     data = rows("single-label", 50)
     options = OPTIONS | {"train.dropout": 0.0, "train.weight_decay": 0.1, "train.clip": 0.5, "train.sampler": "random"}
+    options |= {"train.head_rate": 3.0}
     train(tmp_path / "start", data, tiny_model, options | {"train.epochs": 0})()
     train(tmp_path / "run", data, tiny_model, options)()
 
     network = AutoModelForSequenceClassification.from_pretrained(tmp_path / "start" / "best").train()
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "start" / "best")
-    groups: list[list[Tensor]] = [[], []]
-    for parameter in network.parameters():
-        groups[parameter.ndim < 2].append(parameter)
     adamw = torch.optim.AdamW(
-        [{"params": groups[0], "weight_decay": 0.1}, {"params": groups[1], "weight_decay": 0.0}], lr=2e-3
+        [
+            {
+                "params": [parameter],
+                "weight_decay": 0.1 if parameter.ndim > 1 else 0.0,
+                "lr": 6e-3 if "pooler" in name or "classifier" in name else 2e-3,
+            }
+            for name, parameter in network.named_parameters()
+        ]
     )
     schedule = get_linear_schedule_with_warmup(adamw, 1, 10)
     for step, event in enumerate(events(tmp_path / "run")):
@@ -155,6 +159,7 @@ def test_lower_precisions_learn_too_and_keep_fp32_weights(
 
     data = rows("single-label", 100)
     options = OPTIONS | {"engine.precision": precision, "train.epochs": 6, "train.learning_rate": 5e-3}
+    options |= {"train.head_rate": 1.0}
     train(tmp_path / "run", data, tiny_model, options)()
     losses = [event["loss"] for event in events(tmp_path / "run")]
     assert sum(losses[-10:]) < 0.7 * sum(losses[:10])

@@ -88,6 +88,53 @@ def test_twenty_steps_are_those_of_adamw_to_rounding(fused: bool) -> None:
         torch.testing.assert_close(one, other, rtol=2e-7, atol=1e-7)
 
 
+class Classifier(nn.Module):
+    """An encoder with a pooler, and a head above it, named as transformers names them."""
+
+    base_model_prefix = "encoder"
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.encoder = nn.ModuleDict({"layer": nn.Linear(16, 16), "pooler": nn.Linear(16, 16)})
+        self.classifier = nn.Linear(16, 4)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        output: Tensor = self.classifier(self.encoder["pooler"](self.encoder["layer"](inputs).tanh()).tanh())
+        return output
+
+
+@pytest.mark.parametrize("decay", [0.1, 0.0])
+def test_pooler_and_head_learn_at_their_own_rate(decay: float) -> None:
+    """As torch's AdamW with a group for them."""
+    options = OPTIONS.model_copy(update={"head_rate": 3.0, "weight_decay": decay})
+    ours, theirs = Classifier(), Classifier()
+    optimizer = FlatAdamW(ours, options, dtype=torch.float32, device=CPU)
+    groups = [
+        {
+            "params": [parameter for parameter in module.parameters() if (parameter.ndim > 1) == is_matrix],
+            "weight_decay": decay if is_matrix else 0.0,
+            "multiple": multiple,
+        }
+        for module, multiple in ((theirs.encoder["layer"], 1), (theirs.encoder["pooler"], 3), (theirs.classifier, 3))
+        for is_matrix in (True, False)
+    ]
+    adamw = torch.optim.AdamW(groups, betas=(options.beta1, options.beta2), eps=options.epsilon, fused=True)
+    for step in range(20):
+        inputs = torch.randn(8, 16, generator=torch.Generator().manual_seed(step))
+        optimizer.zero_gradient()
+        adamw.zero_grad()
+        for network in (ours, theirs):
+            torch.autograd.backward(network(inputs).square().mean())
+        optimizer.step(rate_at(step))
+        for group in adamw.param_groups:
+            group["lr"] = rate_at(step) * group["multiple"]
+        adamw.step()
+    for (name, one), other in zip(ours.named_parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=2e-7, atol=1e-7, msg=name)
+    assert sorted({group.rate for group in optimizer.groups}) == [1.0, 3.0]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 def test_every_parameter_gradient_and_moment_begins_at_a_multiple_of_64_bytes(dtype: torch.dtype) -> None:
     network = small_network()
