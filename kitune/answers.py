@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from kitune.config import TaskName
 from kitune.data.columns import require_columns
 from kitune.data.table import Table
 from kitune.data.write import require_new_file, row_writer
@@ -13,6 +14,12 @@ from kitune.errors import UserError
 from kitune.evaluate.score import WINDOW_ROWS, Predictions
 from kitune.glue import GlueTask, glue_rows, require_words
 from kitune.predict import Model
+
+ANSWER_TYPES: dict[TaskName, pa.DataType] = {
+    "single-label": pa.string(),
+    "multi-label": pa.list_(pa.string()),
+    "regression": pa.float64(),
+}
 
 
 def predict_file(
@@ -76,7 +83,8 @@ def answer_rows(
     answers: Predictions, table: Table, columns: Sequence[str], *, probabilities: bool, top: int = 0
 ) -> pa.Table:
     """The chosen columns and `prediction`; on request the likeliest labels, `top1` with `p1` and so on, and every `p(name)`."""
-    said = {"prediction": pa.array(answers.labels)}
+    # Told, because a window of rows without any label would have another type than the rest.
+    said = {"prediction": pa.array(answers.labels, ANSWER_TYPES[answers.task])}
     shares, names = answers.probabilities, answers.label_names
     if shares is not None:
         likeliest = np.argsort(-shares, axis=1, kind="stable")[:, :top]

@@ -71,6 +71,8 @@ class Layout(Options):
 class DataOptions(Layout):
     """Where the rows are and what their columns mean."""
 
+    model_config = ConfigDict(coerce_numbers_to_str=True)  # columns and labels may be called 1, 2, 3
+
     train: str | None = Field(None, description="File with the rows to learn from.")
     valid: str | None = Field(
         None, description="File that chooses the best weights; without it a part of train is split off."
@@ -250,6 +252,10 @@ FREE_AT_RESUME = frozenset(
 )
 
 
+# Of several trainings, some of which are finished: all are to be made alike.
+FREE_OF_REPEATS = frozenset(name for name in FREE_AT_RESUME if name.startswith(("engine.", "doctor.")))
+
+
 def option_names(model: type[Options] = RunOptions, prefix: str = "") -> Iterator[str]:
     """Every option as `section.key`."""
     for name, field in model.model_fields.items():
@@ -315,6 +321,10 @@ def checked(tree: Mapping[str, Any], where: str) -> RunOptions:
         ) from None
 
 
+# Delimiters, which YAML would not take for text.
+LITERALLY = {",": ",", "|": "|", r"\t": "\t", "\t": "\t"}
+
+
 def parse_set(words: Sequence[str]) -> dict[str, Any]:
     """`["train.epochs=3", "data.labels=[a, b]"]` -> values by name; a value is read as YAML."""
     values: dict[str, Any] = {}
@@ -323,7 +333,7 @@ def parse_set(words: Sequence[str]) -> dict[str, Any]:
         if not equals:
             raise UserError(f"--set {word}: it has no '='", fix="write it as --set section.key=value")
         try:
-            value = yaml.load(text, Loader)
+            value = LITERALLY[text] if text in LITERALLY else yaml.load(text, Loader)
         except yaml.YAMLError:
             value = None
         if value is None and text.strip().lower() not in ("", "~", "null"):  # YAML takes `#1 String` for a comment
@@ -333,13 +343,19 @@ def parse_set(words: Sequence[str]) -> dict[str, Any]:
 
 
 class Loader(yaml.SafeLoader):
-    """YAML in which 5e-5 is a number; YAML 1.1 reads it as a string, for want of a dot."""
+    """YAML in which 5e-5 is a number, which YAML 1.1 reads as a string, for want of a dot, and `no` is a word."""
 
 
 class Dumper(yaml.SafeDumper):
     """Quotes a string that `Loader` would take for a number."""
 
 
+# Nor are "no" and "on", which are labels of many data sets, truth values, as in YAML 1.2.
+Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("true|false|True|False|TRUE|FALSE"), list("tTfF"))
 for _yaml in (Loader, Dumper):
     _yaml.add_implicit_resolver(
         "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
@@ -359,6 +375,11 @@ def load_yaml(path: Path) -> RunOptions:
     if not isinstance(tree, dict):
         raise UserError(f"{path}: not a table of options", fix="write it as 'train: {epochs: 3}'")
     return checked(tree, str(path))
+
+
+def yaml_text(text: str) -> str:
+    """`text` as a YAML value of one line, quoted as far as it needs it."""
+    return yaml.dump(text, Dumper=Dumper, allow_unicode=True, width=10**6).splitlines()[0]
 
 
 def dump_yaml(options: RunOptions) -> str:

@@ -15,6 +15,7 @@ from kitune.data.encode import Encoded, tokenizer_content
 from kitune.data.parts import Parts, read_parts
 from kitune.data.read import Source
 from kitune.errors import UserError
+from kitune.evaluate.own_metrics import own_metrics
 from kitune.findings import Finding, in_order
 from kitune.model.encoder import Pretrained
 from kitune.notebook import Block, Grid, Shown
@@ -22,7 +23,7 @@ from kitune.prepare import asked, encode_parts, expected, lengths_in, network_fo
 from kitune.training.devices import Machine, connect
 
 # Raise it when a check changes, so that cached findings are made anew.
-FORMAT = 3
+FORMAT = 4
 
 
 class Findings(tuple[Finding, ...], Shown):
@@ -77,7 +78,7 @@ def diagnose(options: RunOptions, sources: Mapping[str, Source]) -> list[Finding
         return in_order([*parts.found, *examine(Case(parts))])
     pretrained = network_for(parts)
     lengths = lengths_in(parts, pretrained)
-    resolved = settle(parts, pretrained, lengths, machine)
+    resolved = settle(parts, pretrained, lengths, machine, own_metrics(options.train, None))
     encoded = encode_parts(parts, pretrained, resolved, machine)
     findings = findings_of(parts, encoded, pretrained.tokenizer, lengths, int(resolved.data.max_length))
     allowed = options.doctor.allow

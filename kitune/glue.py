@@ -12,8 +12,9 @@ import numpy as np
 import pyarrow as pa
 
 from kitune.config import TaskName
+from kitune.data.labels import yaml_list
 from kitune.data.table import Table
-from kitune.errors import UserError, numbered
+from kitune.errors import UserError, command, numbered
 from kitune.evaluate.score import Predictions
 
 LEAST_SCORE, MOST_SCORE = 0.0, 5.0
@@ -79,7 +80,8 @@ def require_words(task: GlueTask, names: Sequence[str], of: TaskName) -> None:
     if unknown:
         raise UserError(
             f"the model answers {unknown[0]!r}, and the file holds {', '.join(dict.fromkeys(task.words.values()))}",
-            fix=f"train with the labels called so: --set 'data.labels=[{', '.join(dict.fromkeys(task.words))}]'",
+            fix="train with labels called so: "
+            + command("--set", f"data.labels={yaml_list({word: name for name, word in task.words.items()}.values())}"),
         )
 
 

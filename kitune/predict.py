@@ -105,7 +105,12 @@ class Model:
 
     def read(self, source: Source, *, split: str | None = None) -> Table:
         """A table from a file or frame, or from a part of a folder or hub data set, laid out as the model's own data were."""
-        return read_part(source, split, layout=self.data, otherwise=self.usual_encoding)
+        table = read_part(source, split, layout=self.data, otherwise=self.usual_encoding)
+        text = self.text or ()
+        if table.columns == ["text"] and len(text) == 1 and text != ("text",):  # a text a line, say
+            said = f"{table.source}: its only column, 'text', is read as {text[0]!r}"
+            return replace(table, data=table.data.rename_columns(list(text)), notes=(*table.notes, said))
+        return table
 
     def with_layout(self, changes: Mapping[str, Any]) -> "Model":
         """This model for files of another layout, or another reading of long texts: `{"data.encoding": "cp932"}`.

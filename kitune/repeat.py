@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from kitune.answers import answer_rows, beside
-from kitune.config import RunOptions, TaskName, dump_yaml, load_yaml, with_values
+from kitune.config import FREE_OF_REPEATS, RunOptions, TaskName, dump_yaml, load_yaml, with_values
 from kitune.data.parts import Parts, read_parts
 from kitune.data.read import Source
 from kitune.data.split import strata, units
@@ -174,7 +174,7 @@ def repeated(
     sources, changes = asked((data, None, test), **told)
     options = with_whole_paths(with_values(base, changes, where="--set"))
     if resume is not None:
-        refuse_changed_options(folder, base, options)
+        refuse_changed_options(folder, base, options, free=FREE_OF_REPEATS)
     if kind == "folds" and (options.data.test is not None or "test" in sources):
         raise UserError("--folds scores every row of train; a test part has no place in it", fix="leave --test out")
     parts, said = read_parts(options, sources)

@@ -17,11 +17,17 @@ from kitune.training.devices import Machine
 from kitune.training.loop import NotFinite, State, Training
 
 
-def refuse_changed_options(folder: Path, before: RunOptions, options: RunOptions) -> None:
-    """Refuse a resumption whose mathematics changed, naming the option."""
+def refuse_changed_options(
+    folder: Path, before: RunOptions, options: RunOptions, *, free: frozenset[str] = FREE_AT_RESUME
+) -> None:
+    """Refuse a resumption whose mathematics changed, naming the option.
+
+    Args:
+        free: what may change.
+    """
     old, new = flat(before), flat(options)
     # A path may differ: that the rows are the same is proved by their fingerprint.
-    free = FREE_AT_RESUME | {"data.train", "data.valid", "data.test"}
+    free |= {"data.train", "data.valid", "data.test"}
     changed = [name for name in old if old[name] != new[name] and name not in free]
     if changed:
         name = changed[0]

@@ -15,6 +15,7 @@ from kitune.config import (
     option_names,
     parse_set,
     with_values,
+    yaml_text,
 )
 from kitune.errors import UserError
 
@@ -62,7 +63,7 @@ def test_an_option_like_no_other_is_answered_with_the_list_of_all() -> None:
         ("data.text=[a, b, c]", "data.text"),
         ("data.text=[]", "data.text"),
         ("data.label=[a]", "data.label"),
-        ("data.labels=[no, yes]", "data.labels"),
+        ("data.labels=[true, false]", "data.labels"),
         ("train=5", "train"),
         ("train.class_weights={a: heavy}", "train.class_weights"),
     ],
@@ -132,6 +133,12 @@ def test_a_value_out_of_range_is_refused_with_its_option(word: str) -> None:
         ("train.schedule_options={min_lr: 5e-5, num_cycles: 2}", {"min_lr": 5e-5, "num_cycles": 2.0}),
         ("train.schedule_options={decay_type: 1-sqrt}", {"decay_type": "1-sqrt"}),
         ("engine.cache=false", False),
+        ("data.labels=[no, yes, 3]", ("no", "yes", "3")),
+        ("data.id=1", "1"),
+        ("data.delimiter=|", "|"),
+        ("data.delimiter=,", ","),
+        (r"data.delimiter=\t", "\t"),
+        ("data.delimiter=';'", ";"),
     ],
 )
 def test_a_value_is_read_as_yaml(word: str, value: Any) -> None:
@@ -139,6 +146,12 @@ def test_a_value_is_read_as_yaml(word: str, value: Any) -> None:
     read = flat(with_set(word))[name]
     assert read == value
     assert type(read) is type(value)
+
+
+@pytest.mark.parametrize("text", ["id", "Unnamed: 0", "Sheet 1", "no", "1e5", "#1", "日本", 'a "b"', "it's", "2024"])
+def test_a_text_of_a_fix_reads_back(text: str) -> None:
+    assert with_set(f"data.id={yaml_text(text)}").data.id == text
+    assert yaml_text("id") == "id"
 
 
 def test_a_set_without_a_value_is_refused() -> None:

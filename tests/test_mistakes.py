@@ -552,6 +552,18 @@ def metrics_in_a_file_that_is_not_there(here: Path) -> Words:
     return train(here, "tickets.csv", "--set", "train.compute_metrics=mine.py")
 
 
+@mistake("test.csv: no row of the test part has a label", "leave the part out")
+def a_test_part_without_any_label(here: Path) -> Words:
+    rows = [{"text": "good film", "label": ""}, {"text": "bad film", "label": ""}]
+    write_csv(here / "test.csv", rows)
+    return train(here, "tickets.csv", "--test", str(here / "test.csv"), "--set", "doctor.allow=[missing-labels]")
+
+
+@mistake("train.epochs was settled when the run began, at", "give a value, or leave it out")
+def a_resumption_with_auto(here: Path) -> Words:
+    return ["train", "--resume", str(here / "run"), "--set", "train.epochs=auto"]
+
+
 @mistake("run: no folds or seeds are under way there", "another --out")
 def folds_where_a_run_is(here: Path) -> Words:
     return ["train", "--folds", "3", "--resume", str(here / "run")]

@@ -7,6 +7,9 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ import numpy as np
 import pytest
 
 import kitune
+from kitune.answers import predict_file
 from kitune.cli import main
 from kitune.data.read import read_table
 from kitune.errors import UserError
@@ -47,6 +51,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, lively_model: Path, rows: 
             options = {
                 "train.epochs": 10,
                 "train.learning_rate": 3e-3,
+                "train.head_rate": 1.0,
                 "train.patience": None,
                 "train.best_metric": "loss",
             }
@@ -158,6 +163,49 @@ def test_answers_and_kept_columns_come_back_from_every_format(
     assert found.columns == ["id", "text", "prediction", *(f"p({name})" for name in expected.label_names)]
     for i, name in enumerate(expected.label_names):
         np.testing.assert_array_equal([float(p) for p in found.values(f"p({name})")], expected.probabilities[:, i])
+
+
+def test_a_window_without_any_label_has_the_type_of_the_others(
+    trained: Callable[..., kitune.Run], monkeypatch: pytest.MonkeyPatch, rows: Rows, tmp_path: Path
+) -> None:
+    model = replace(trained("multi-label").model, threshold=1.0)
+    data = read_table(write_rows(tmp_path / "asked.jsonl", rows("multi-label", 20)))
+    monkeypatch.setattr("kitune.answers.WINDOW_ROWS", 7)
+    answers = iter([[["warm"], *[[]] * 6], [[]] * 7, [[]] * 6])
+    monkeypatch.setattr("kitune.evaluate.score.Predictions.labels", property(lambda self: next(answers)))
+    predict_file(model, data, tmp_path / "a.parquet")
+    assert read_table(tmp_path / "a.parquet").values("prediction") == [["warm"], *[[]] * 19]
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_columns_of_any_type_are_kept(trained: Callable[..., kitune.Run], tmp_path: Path, ending: str) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    day, price = datetime(2026, 11, 22, 8, 30), Decimal("9.50")
+    rows = [{"text": "good", "day": day, "price": price, "ranks": [1, None]}, {"text": "bad", "day": None}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    keep = [word for name in ("day", "price", "ranks") for word in ("--keep", name)]
+    run_command(
+        "predict", trained("single-label").folder, tmp_path / "rows.parquet", "--out", tmp_path / f"a{ending}", *keep
+    )
+    found = read_table(tmp_path / f"a{ending}")
+    assert str(found.values("day")[0]).startswith("2026-11-22")
+    assert str(found.values("price")[0]) == "9.50"
+    assert found.values("ranks")[0] in ("1|", [1, None])
+
+
+def test_a_text_a_line_is_the_runs_text_whatever_its_column_is_called(
+    trained: Callable[..., kitune.Run], tmp_path: Path
+) -> None:
+    run, lines = trained("single-label"), ["good film", "bad film"]
+    of_reviews = replace(run.model, data=run.model.data.model_copy(update={"text": ("review",)}))
+    (tmp_path / "new.txt").write_text("good film\nbad film\n")
+    table = of_reviews.read(tmp_path / "new.txt")
+    assert of_reviews.predict_table(table).labels == run.predict(lines).labels
+    assert table.notes[-1].endswith("new.txt: its only column, 'text', is read as 'review'")
+    with pytest.raises(UserError, match="there is no column 'text'"):
+        run.predict([{"review": "good film"}])
 
 
 @pytest.mark.parametrize("ending", ENDINGS)

@@ -228,6 +228,8 @@ def test_folds_do_not_go_on_with_other_rows(begun: Path, rows: Rows) -> None:
     ("told", "said"),
     [
         ({"options": {"train.learning_rate": 1e-5}}, "train.learning_rate was 0.003 and is now 1e-05"),
+        ({"options": {"train.epochs": 15}}, "train.epochs was .* and is now 15"),
+        ({"model": "starter"}, "model was .* and is now 'starter'"),
         ({"folds": 3}, "it was begun with folds 2"),
         ({"config": "run.yaml"}, "go on in their own folder with their own options"),
     ],

@@ -51,8 +51,8 @@ def ending_of(name: str) -> str:
 
 
 def is_packed(name: str) -> bool:
-    """Whether the name says gzip."""
-    return name.lower().endswith(".gz")
+    """Whether the name says gzip; of an address, the part before the question mark."""
+    return name.partition("?")[0].lower().endswith(".gz")
 
 
 def is_remote(source: object) -> bool:

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -191,7 +191,7 @@ def new_names(found: Sequence[str], names: Sequence[str]) -> list[str]:
     return [name for name in found if is_new(name)]
 
 
-def yaml_list(names: Sequence[str]) -> str:
+def yaml_list(names: Iterable[str]) -> str:
     """`names` as a YAML list on one line."""
     import json
 

@@ -113,6 +113,9 @@ def read_parts(
         for part, table in tables.items():
             tables[part], finding = with_labels_alone(table, columns.label, part)
             found += [finding] if finding else []
+        if empty := [part for part, table in tables.items() if not len(table) and len(tables["train"])]:
+            problem = f"{tables[empty[0]].source}: no row of the {empty[0]} part has a label"
+            raise UserError(problem, fix="label some, or leave the part out")
     names, learned = names_of(tables, columns.label, task, options)
     if not examined:
         require_learnable(tables["train"], columns.label, task, learned)

@@ -4,7 +4,9 @@ import codecs
 import csv
 import difflib
 import gzip
+import os
 import re
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -78,7 +80,7 @@ def read_file(path: str | Path, layout: Layout, otherwise: str = "auto") -> Tabl
     """The table in a file, by its format."""
     if not is_remote(path):
         path = Path(path)
-        if not path.exists():
+        if not os.path.exists(path):
             raise UserError(f"{path}: there is no such file", fix=nearby_files(path))
         if path.is_dir():
             raise UserError(f"{path}: a folder, not a file", fix=f"give a file: {FORMATS}")
@@ -87,7 +89,7 @@ def read_file(path: str | Path, layout: Layout, otherwise: str = "auto") -> Tabl
             return read_rows(file, layout, otherwise)
     except PermissionError:
         raise UserError(f"{path}: not readable by you", fix=f"chmod u+r {path}") from None
-    except (gzip.BadGzipFile, EOFError):
+    except (gzip.BadGzipFile, zlib.error, EOFError):
         raise UserError(f"{path}: not a whole gzip file", fix="pack or download it again") from None
 
 
@@ -131,11 +133,19 @@ def read_shown(file: File, layout: Layout, *, text: Sequence[str]) -> Table:
         lines.seek(0)
         if first.lstrip().startswith("{"):
             return json_rows(lines, file.name)
-        for delimiter in ",\t":
+        delimiters = ",\t;|" if layout.delimiter == "auto" else layout.delimiter
+        for delimiter in delimiters:
             if set(text) <= set(next(csv.reader([first.rstrip("\r\n")], delimiter=delimiter), [])):
-                return delimited_rows(lines, file.name, delimiter)
+                return delimited_rows(lines, file.name, delimiter, ragged=layout.ragged)
+        if layout.header is False and any(delimiter in first for delimiter in delimiters):
+            table = read_delimited(file, layout, usual=",")
+            return replace(
+                table, notes=(*table.notes, f"{file.title} is read as a table without a header, as data.header says")
+            )
         if len(text) == 1:
-            return lines_as_texts(lines, file.name, text[0])
+            said = f"{file.title} is read as a text a line: its first line is no header with {text[0]!r}"
+            cut = any(delimiter in first for delimiter in delimiters)  # or there is nothing to wonder about
+            return replace(lines_as_texts(lines, file.name, text[0]), notes=(said,) if cut else ())
     raise UserError(
         f"{file.name}: this run reads pairs, and the first line is neither JSON nor a header with both columns",
         fix=f"send JSON lines with {' and '.join(text)}, or CSV with a header",
@@ -186,6 +196,8 @@ def encoding_notes(file: File, encoding: str, told: str) -> tuple[str, ...]:
 
 def nearby_files(path: Path) -> str:
     """A hint at files of a like name."""
+    if " " in path.name and not path.suffix:
+        return "check the path; of texts, give a list"
     folder = path.parent if path.parent.is_dir() else Path()
     near = difflib.get_close_matches(path.name, [child.name for child in folder.iterdir()], n=1)
     return f"did you mean {folder / near[0]}?" if near else f"check the path; the current folder is {Path.cwd()}"
@@ -288,11 +300,15 @@ def from_python(source: Any, name: str) -> Table:
     if isinstance(source, Sequence) and all(isinstance(row, Mapping) for row in source):
         table = assemble(((row, values) for row, values in enumerate(source)), kind)
         return Table(table.data, kind)
-    if hasattr(source, "features") and hasattr(source, "with_format"):  # datasets.Dataset
+    if hasattr(source, "features") and hasattr(source, "with_format"):
+        if not hasattr(source, "num_rows"):
+            raise UserError(
+                f"{kind}: it is read as a stream, whose rows nobody can split or shuffle", fix="streaming=False"
+            )
         return from_datasets(source, kind)
     if hasattr(source, "to_arrow"):  # polars
         return Table(source.to_arrow(), kind)
-    if hasattr(source, "iloc"):  # pandas
+    if hasattr(source, "iloc") and hasattr(source, "columns"):  # pandas
         try:
             return Table(pa.Table.from_pandas(source, preserve_index=False), kind)
         except (pa.ArrowTypeError, ValueError) as error:

@@ -1,5 +1,6 @@
 """What a name or an object holds: a file, a folder or a hub data set with its parts train, valid and test."""
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +11,7 @@ from kitune.data.files import ending_of, is_remote
 from kitune.data.hub import load_hub, looks_like_hub_name, require_datasets
 from kitune.data.read import FORMATS, READERS, Source, read_table
 from kitune.data.table import Table
-from kitune.errors import UserError
+from kitune.errors import UserError, command
 
 PARTS = ("train", "valid", "test")
 # How the parts are called in folders, in a DatasetDict and on the hub.
@@ -39,9 +40,9 @@ def parts_in(source: Source) -> dict[str, Source]:
     if not isinstance(source, str | Path) or is_remote(source):
         return {"train": source}
     path = Path(source)
-    if path.is_dir():
+    if os.path.isdir(path):  # which is false, and no error, of a text that is too long for a name
         return parts_in_folder(path)
-    if not path.exists() and ending_of(path.name) not in READERS and looks_like_hub_name(str(source)):
+    if not os.path.exists(path) and ending_of(path.name) not in READERS and looks_like_hub_name(str(source)):
         return by_part(load_hub(str(source)), str(source))
     return {"train": source}
 
@@ -125,5 +126,6 @@ def only_part(parts: Mapping[str, Source], told: str | None, place: str) -> str:
     if part is None or part not in parts:
         listed = ", ".join(parts)
         what = f"there is no part {told!r}; there are {listed}" if told else f"it has the parts {listed}"
-        raise UserError(f"{place}: {what}", fix=f"choose one: --split {list(parts)[-1]}")
+        fix = f"choose one: {command('--split', list(parts)[-1])}; for --valid and --test, give the part's own file"
+        raise UserError(f"{place}: {what}", fix=fix)
     return part

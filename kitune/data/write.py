@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TextIO, TypeAlias
+from typing import Any, TextIO, TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -68,12 +68,17 @@ def delimited_rows_to(file: TextIO, delimiter: str) -> Write:
             writer.writerow(rows.column_names)
             begun = True
         for row in zip(*(column.to_pylist() for column in rows.columns), strict=True):
-            cells = ["|".join(value) if isinstance(value, list) else value for value in row]
+            cells = ["|".join(map(cell_text, value)) if isinstance(value, list) else value for value in row]
             # Python before 3.13 leaves a bare \r unquoted, and every reader takes it for the end of the row.
             bare = any(isinstance(cell, str) and "\r" in cell for cell in cells)
             (quoting if bare else writer).writerow(cells)
 
     return write
+
+
+def cell_text(value: Any) -> str:
+    """One of several values in a cell."""
+    return "" if value is None else str(value)
 
 
 @contextmanager
@@ -83,7 +88,7 @@ def json_lines_writer(path: Path, encoding: str) -> Iterator[Write]:
 
         def write(rows: pa.Table) -> None:
             for row in rows.to_pylist():
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")  # days and decimals as their text
 
         yield write
 

@@ -131,6 +131,7 @@ def hub_folder(name: str, revision: str | None) -> Path:
         HFValidationError,
         LocalEntryNotFoundError,
         RepositoryNotFoundError,
+        RevisionNotFoundError,
     )
 
     try:
@@ -143,6 +144,10 @@ def hub_folder(name: str, revision: str | None) -> Path:
     except GatedRepoError:
         raise UserError(
             f"model {name!r}: its owner asks for a permission first", fix="accept its terms, hf auth login"
+        ) from None
+    except RevisionNotFoundError:
+        raise UserError(
+            f"model {name!r}: it has no revision {revision!r}", fix="check --set revision=, or leave it out"
         ) from None
     except (RepositoryNotFoundError, HFValidationError):
         raise UserError(

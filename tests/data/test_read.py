@@ -15,6 +15,7 @@ import pytest
 
 from kitune.config import Layout
 from kitune.data.read import read_stream, read_table
+from kitune.data.sources import read_part
 from kitune.data.table import CHUNK_ROWS
 from kitune.errors import UserError
 
@@ -317,6 +318,44 @@ def test_a_stream_may_have_a_header_with_the_text_columns(delimiter: str) -> Non
     table = read_stream(io.BytesIO("".join(lines).encode()), ["text"])
     assert table.data.to_pylist() == [{"id": "1", "text": "a\nb"}, {"id": "2", "text": "c"}]
     assert table.where(1) == "standard input, line 4"
+
+
+def test_a_stream_is_laid_out_as_the_runs_own_files() -> None:
+    semicolons = b"id;text\n1;good, but cold\n2;fine\n"
+    for layout in (Layout(), Layout(delimiter=";"), Layout(delimiter=";", ragged=True)):
+        assert read_stream(io.BytesIO(semicolons), ["text"], layout).values("text") == ["good, but cold", "fine"]
+    told = Layout(header=False, delimiter=";")
+    table = read_stream(io.BytesIO(b"1;good, but cold\n2;fine\n"), ["2"], told)
+    assert table.values("2") == ["good, but cold", "fine"]
+    assert "without a header, as data.header says" in table.notes[-1]
+    assert read_stream(io.BytesIO(b"good\nfine\n"), ["2"], told).values("2") == ["good", "fine"]
+
+
+def test_a_stream_that_is_read_as_bare_lines_says_so() -> None:
+    table = read_stream(io.BytesIO(b"review,stars\ngood,5\n"), ["text"])
+    assert table.values("text") == ["review,stars", "good,5"]
+    assert table.notes == ("standard input is read as a text a line: its first line is no header with 'text'",)
+
+
+def test_a_damaged_gzip_stream_is_named(tmp_path: Path) -> None:
+    packed = bytearray(gzip.compress(b"text,label\n" + b"good,1\nbad,0\n" * 500))
+    packed[12:20] = b"\xff" * 8
+    (tmp_path / "rows.csv.gz").write_bytes(packed)
+    with pytest.raises(UserError, match=r"rows\.csv\.gz: not a whole gzip file"):
+        read_table(tmp_path / "rows.csv.gz")
+
+
+def test_a_text_in_the_place_of_a_file_is_answered_with_a_list() -> None:
+    with pytest.raises(UserError, match="of texts, give a list"):
+        read_part("a long review " * 40, None, layout=Layout())
+
+
+def test_what_is_no_table_of_rows_is_refused() -> None:
+    stream = datasets.Dataset.from_list([{"text": "a"}]).to_iterable_dataset()
+    with pytest.raises(UserError, match=r"it is read as a stream(.|\n)*streaming=False"):
+        read_table(stream)
+    with pytest.raises(UserError, match="a Series is no table"):
+        read_table(pandas.Series(["a", "b"]))
 
 
 def test_a_stream_may_be_a_text_a_line() -> None:

@@ -175,6 +175,13 @@ def test_what_cannot_be_had_is_one_sentence(
 
 
 @pytest.mark.slow
+def test_a_revision_that_a_model_lacks_is_named(hub: Hub, ask: Ask) -> None:
+    done = train_on(ask, "people/plain", "people/tiny", "--set", "revision=v9")
+    assert done.returncode == 2
+    assert "model 'people/tiny': it has no revision 'v9'\n  fix: check --set revision=, or leave it out" in done.stderr
+
+
+@pytest.mark.slow
 def test_a_legacy_model_name_is_redirected(hub: Hub, ask: Ask) -> None:
     done = train_on(ask, "people/plain", "old_tiny")
     assert done.returncode == 0, done.stderr
