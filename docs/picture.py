@@ -38,7 +38,7 @@ def main() -> None:
                 else filter(None, map(shown, lines))
             )
             for line in told:
-                console.print(Text(line[:WIDTH]))
+                console.print(Text(line))
             console.print()
     console.save_svg(str(ROOT / "docs" / "terminal.svg"), title="kitune")
 
