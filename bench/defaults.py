@@ -17,11 +17,10 @@ from statistics import mean
 from typing import Any
 
 from machine import PROJECT, circumstances
-from measure import best_threshold, measure
-from quality import in_our_order
-from sets import TABLE, gold, hold_out, load_set
+from quality import judge, run_kitune
+from sets import TABLE, hold_out, load_set
 
-import kitune
+from kitune.config import parse_set
 
 Varied = tuple[tuple[str, str], ...]
 
@@ -69,25 +68,21 @@ def run(name: str, seed: int, way: Varied, told: argparse.Namespace) -> dict[str
     """One training, scored on valid after each epoch, and on test at its end."""
     bench = load_set(name, told.data, limit=told.limit)
     train, valid = hold_out(bench, seed=seed)
+    options = parse_set([f"{option}={value}" for option, value in way])
     with tempfile.TemporaryDirectory() as folder:
-        done = kitune.train(
-            train, valid=valid, task=bench.task, text=list(bench.text), label=bench.label, out=Path(folder) / "run",
-            options={"train.seed": seed, **{option: json.loads(value) for option, value in way}},
-        )  # fmt: skip
-        log = json.loads((done / "log.json").read_text())
-        outputs = {part: in_our_order(done.predict(rows), bench.label_names)
-                   for part, rows in (("valid", valid), ("test", bench.test))}  # fmt: skip
-    threshold = best_threshold(outputs["valid"], gold(bench, valid)) if bench.task == "multi-label" else None
+        done = run_kitune(bench, train, valid, seed=seed, options=options, folder=Path(folder) / "run")
+        log = json.loads((Path(folder) / "run" / "log.json").read_text())
+    judged, _ = judge(bench, done, train, valid)
     return {
         "set": name,
         "seed": seed,
         "limit": told.limit,
         "varied": way,
         "headline": bench.headline,
-        "train": done.options.train.model_dump(),
+        **done.settings,
         "rows": len(train),
         "valid": [entry["valid_log"] for entry in log.values()],
-        "test": measure(outputs["test"], gold(bench, bench.test), task=bench.task, threshold=threshold),
+        "test": judged["metrics"],
         **circumstances(),
     }
 

@@ -43,20 +43,25 @@ def starter_folder() -> Path:
 
 
 def run_kitune(
-    bench: BenchSet, train_rows: list[Row], valid_rows: list[Row], *, seed: int, epochs: float | None, folder: Path
+    bench: BenchSet,
+    train_rows: list[Row],
+    valid_rows: list[Row],
+    *,
+    seed: int,
+    options: dict[str, Any],
+    folder: Path,
 ) -> Any:
-    """kitune's `Outputs` with its own defaults; only `epochs` may be overruled, for a smoke run."""
+    """kitune's `Outputs` with its own defaults but for `options`; the run is in `folder`."""
     import torch  # noqa: F401  the clock leaves imports out, here as for the peers
     import transformers  # noqa: F401
     from peers import Outputs
 
     kitune: Any = importlib.import_module("kitune")
     text = list(bench.text)
-    options = {"train.seed": seed} | ({} if epochs is None else {"train.epochs": epochs})
     started = time.perf_counter()
     run = kitune.train(
         train_rows, valid=valid_rows, model="starter", out=folder, task=bench.task, text=text, label=bench.label,
-        options=options,
+        options={"train.seed": seed, **options},
     )  # fmt: skip
     seconds = time.perf_counter() - started
     chosen = run.options.train
@@ -87,8 +92,9 @@ def train_one(
 ) -> Any:
     """The `Outputs` of one competitor; `own` is kitune's line, which `trainer-own` takes its settings from."""
     if who == "kitune":
+        options = {} if epochs is None else {"train.epochs": epochs}  # of a smoke run
         with tempfile.TemporaryDirectory(prefix="bench-kitune-") as folder:
-            return run_kitune(bench, train_rows, valid_rows, seed=seed, epochs=epochs, folder=Path(folder) / "run")
+            return run_kitune(bench, train_rows, valid_rows, seed=seed, options=options, folder=Path(folder) / "run")
     import peers  # late: transformers and scikit-learn's vectorizers are no business of kitune's process
 
     if who == "tfidf":

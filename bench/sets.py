@@ -87,10 +87,20 @@ def texts_of(row: Row, text: tuple[str, ...]) -> tuple[str, ...]:
 
 def own_split(rows: list[Row], text: tuple[str, ...], *, test_rows: int = 2000) -> Parts:
     """A fixed shuffle, cut into train and test; a text of the test part is dropped from train."""
-    shuffled = random.Random(SPLIT_SEED).sample(rows, len(rows))
-    test = shuffled[:test_rows]
+    mixed = shuffled(rows)
+    test = mixed[:test_rows]
+    return without(test, mixed[test_rows:], text), test
+
+
+def shuffled(rows: list[Row]) -> list[Row]:
+    """The rows in the one random order that every run cuts."""
+    return random.Random(SPLIT_SEED).sample(rows, len(rows))
+
+
+def without(test: list[Row], train: list[Row], text: tuple[str, ...]) -> list[Row]:
+    """The train rows whose text no test row has."""
     seen = {texts_of(row, text) for row in test}
-    return [row for row in shuffled[test_rows:] if texts_of(row, text) not in seen], test
+    return [row for row in train if texts_of(row, text) not in seen]
 
 
 def tabs(train: str, test: str, *, names: tuple[str, ...] = (), header: bool = True) -> Callable[[Path], Parts]:
@@ -104,15 +114,14 @@ def tabs(train: str, test: str, *, names: tuple[str, ...] = (), header: bool = T
 def read_banking77(folder: Path) -> Parts:
     train = comma_rows(folder / "train.csv")
     # sorted by class as published: without the shuffle the first rows would hold a few classes only
-    return random.Random(SPLIT_SEED).sample(train, len(train)), comma_rows(folder / "test.csv")
+    return shuffled(train), comma_rows(folder / "test.csv")
 
 
 def read_sst2(folder: Path) -> Parts:
     """The test part is GLUE's dev rows and the labelled test rows: dev's 872 alone cannot tell a point apart."""
     train, dev = tabs("train.tsv", "dev.tsv")(folder)
     test = dev + tab_rows(folder / "test-labeled.tsv")
-    seen = {texts_of(row, ("sentence",)) for row in test}
-    return [row for row in train if texts_of(row, ("sentence",)) not in seen], test
+    return without(test, train, ("sentence",)), test
 
 
 def read_stsb(folder: Path) -> Parts:
@@ -121,7 +130,7 @@ def read_stsb(folder: Path) -> Parts:
     for row in train + test:
         row["label"] = float(row["label"])
     # sorted by genre as published: the first rows would lack the last one
-    return random.Random(SPLIT_SEED).sample(train, len(train)), test
+    return shuffled(train), test
 
 
 def read_goemotions(folder: Path) -> Parts:
@@ -156,13 +165,13 @@ def read_trec_fine(folder: Path) -> Parts:
     """The 50 finer classes; test rows of the classes that train has."""
     train, test = (questions(folder / name, fine=True) for name in TREC_FILES)
     known = {row["label"] for row in train}
-    return random.Random(SPLIT_SEED).sample(train, len(train)), [row for row in test if row["label"] in known]
+    return shuffled(train), [row for row in test if row["label"] in known]
 
 
 def read_sst5(folder: Path) -> Parts:
     train, test = tabs("ids-sst-train.csv", "ids-sst-dev.csv")(folder)
     # the grades are not spread evenly over the file
-    return random.Random(SPLIT_SEED).sample(train, len(train)), test
+    return shuffled(train), test
 
 
 def read_qnli(folder: Path) -> Parts:

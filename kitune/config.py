@@ -377,9 +377,9 @@ def load_yaml(path: Path) -> RunOptions:
     return checked(tree, str(path))
 
 
-def yaml_text(text: str) -> str:
-    """`text` as a YAML value of one line, quoted as far as it needs it."""
-    return yaml.dump(text, Dumper=Dumper, allow_unicode=True, width=10**6).splitlines()[0]
+def yaml_line(value: Any) -> str:
+    """`value` as YAML of one line, quoted as far as it needs it."""
+    return yaml.dump(value, Dumper=Dumper, default_flow_style=True, allow_unicode=True, width=10**6).splitlines()[0]
 
 
 def dump_yaml(options: RunOptions) -> str:
@@ -392,8 +392,9 @@ def describe_options() -> str:
     defaults = flat(RunOptions())
     lines = []
     for name, schema in option_schemas():
-        default = yaml.safe_dump(_plain(defaults[name]), default_flow_style=True).splitlines()[0]
-        lines.append(f"{name} = {default}  ({allowed(schema)})\n    {schema.get('description', '')}")
+        lines.append(
+            f"{name} = {yaml_line(_plain(defaults[name]))}  ({allowed(schema)})\n    {schema.get('description', '')}"
+        )
     return "\n".join(lines)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kitune.answers import write_predictions
-from kitune.config import RunOptions, TaskName, flat, load_yaml, with_values
+from kitune.config import RunOptions, TaskName, load_yaml, with_values
 from kitune.data.encode import Encoded
 from kitune.data.parts import Parts, read_parts
 from kitune.data.read import Source
@@ -207,12 +207,6 @@ def go_on(
     record = read_record(folder)
     before = load_yaml(folder / "run.yaml")
     options = with_values(before, changes, where="--set")
-    for name, value in changes.items():
-        if value == "auto" != flat(before)[name]:
-            raise UserError(
-                f"{folder}: {name} was settled when the run began, at {flat(before)[name]}",
-                fix="give a value, or leave it out",
-            )
     refuse_changed_options(folder, before, options)
     own = own_metrics(options.train, compute_metrics)
     refuse_changed_metrics(folder, record, own)

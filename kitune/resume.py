@@ -26,6 +26,11 @@ def refuse_changed_options(
         free: what may change.
     """
     old, new = flat(before), flat(options)
+    if settled := [name for name in old if new[name] == "auto" != old[name]]:
+        raise UserError(
+            f"{folder}: {settled[0]} was settled when the run began, at {old[settled[0]]}",
+            fix="give a value, or leave it out",
+        )
     # A path may differ: that the rows are the same is proved by their fingerprint.
     free |= {"data.train", "data.valid", "data.test"}
     changed = [name for name in old if old[name] != new[name] and name not in free]

@@ -15,7 +15,7 @@ from kitune.config import (
     option_names,
     parse_set,
     with_values,
-    yaml_text,
+    yaml_line,
 )
 from kitune.errors import UserError
 
@@ -150,8 +150,8 @@ def test_a_value_is_read_as_yaml(word: str, value: Any) -> None:
 
 @pytest.mark.parametrize("text", ["id", "Unnamed: 0", "Sheet 1", "no", "1e5", "#1", "日本", 'a "b"', "it's", "2024"])
 def test_a_text_of_a_fix_reads_back(text: str) -> None:
-    assert with_set(f"data.id={yaml_text(text)}").data.id == text
-    assert yaml_text("id") == "id"
+    assert with_set(f"data.id={yaml_line(text)}").data.id == text
+    assert yaml_line("id") == "id"
 
 
 def test_a_set_without_a_value_is_refused() -> None:

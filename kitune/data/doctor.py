@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from kitune.config import TaskName, yaml_text
+from kitune.config import TaskName, yaml_line
 from kitune.data.columns import PAIR_NAMES, Columns, is_text
 from kitune.data.encode import Encoded
 from kitune.data.labels import label_lists, label_names
@@ -335,7 +335,7 @@ def index_column(case: Case) -> Iterator[Finding]:
         numbers = np.asarray([int(value) for value in head[:SAMPLE_ROWS]])
         # Rows without a label may be missing.
         if numbers[0] <= 5 and (np.diff(numbers) >= 1).all() and numbers[-1] <= numbers[0] + 1.1 * len(numbers):
-            kept = command("--set", f"data.id={yaml_text(name)}")
+            kept = command("--set", f"data.id={yaml_line(name)}")
             yield case.about(
                 "index-column",
                 f"column {name!r} only counts the rows",

@@ -5,7 +5,7 @@ from datetime import date, datetime, time, timedelta
 from importlib.util import find_spec
 from typing import Any
 
-from kitune.config import Layout, yaml_text
+from kitune.config import Layout, yaml_line
 from kitune.data.files import File
 from kitune.data.table import Table, assemble
 from kitune.errors import UserError, command
@@ -29,7 +29,7 @@ def read_excel(file: File, layout: Layout) -> Table:
             if chosen not in sheets:
                 raise UserError(
                     f"{file.name}: there is no sheet {chosen!r}; there are {', '.join(sheets)}",
-                    fix=command("--set", f"data.sheet={yaml_text(sheets[0])}"),
+                    fix=command("--set", f"data.sheet={yaml_line(sheets[0])}"),
                 )
             cells = book.get_sheet_by_name(chosen).to_python(skip_empty_area=False)
     except CalamineError as error:

@@ -137,15 +137,14 @@ def read_shown(file: File, layout: Layout, *, text: Sequence[str]) -> Table:
         for delimiter in delimiters:
             if set(text) <= set(next(csv.reader([first.rstrip("\r\n")], delimiter=delimiter), [])):
                 return delimited_rows(lines, file.name, delimiter, ragged=layout.ragged)
-        if layout.header is False and any(delimiter in first for delimiter in delimiters):
+        has_fields = any(delimiter in first for delimiter in delimiters)
+        if layout.header is False and has_fields:
             table = read_delimited(file, layout, usual=",")
-            return replace(
-                table, notes=(*table.notes, f"{file.title} is read as a table without a header, as data.header says")
-            )
+            said = f"{file.title} is read as a table without a header, as data.header says"
+            return replace(table, notes=(*table.notes, said))
         if len(text) == 1:
             said = f"{file.title} is read as a text a line: its first line is no header with {text[0]!r}"
-            cut = any(delimiter in first for delimiter in delimiters)  # or there is nothing to wonder about
-            return replace(lines_as_texts(lines, file.name, text[0]), notes=(said,) if cut else ())
+            return replace(lines_as_texts(lines, file.name, text[0]), notes=(said,) if has_fields else ())
     raise UserError(
         f"{file.name}: this run reads pairs, and the first line is neither JSON nor a header with both columns",
         fix=f"send JSON lines with {' and '.join(text)}, or CSV with a header",

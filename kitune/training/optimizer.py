@@ -3,7 +3,6 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise, starmap
 
 import torch
 from torch import Tensor, nn
@@ -226,10 +225,9 @@ class FlatAdamW:
         mine = slice(0, 0) if low is None else self._handed_over
         for group in self.groups:
             begin, end = group.place.start, group.place.stop
-            cuts = [begin, *(min(max(cut, begin), end) for cut in (mine.start, mine.stop)), end]
-            for place, gradient in zip(
-                starmap(slice, pairwise(cuts)), (self.gradient, low, self.gradient), strict=True
-            ):
+            first, last = (min(max(cut, begin), end) for cut in (mine.start, mine.stop))
+            before, inside, behind = slice(begin, first), slice(first, last), slice(last, end)
+            for place, gradient in ((before, self.gradient), (inside, low), (behind, self.gradient)):
                 if gradient is not None and place.stop > place.start:
                     yield group, place, gradient[place]
 
