@@ -180,6 +180,9 @@ def evaluate(
     baselines: Annotated[
         bool, typer.Option("--baselines/--no-baselines", help="What simple methods get on the same rows.")
     ] = True,
+    compute_metrics: Annotated[
+        str | None, typer.Option("--compute-metrics", metavar="FILE.py", help="Metrics of your own beside them.")
+    ] = None,
     split: Split = None,
     which: Which = "best",
     set_: Set = None,
@@ -196,7 +199,9 @@ def evaluate(
     if out is not None:
         require_new_file(out, (".json",))
     model = load(run, which=part(which)).with_layout(parse_set(set_ or []))
-    found = model.evaluate(data, label=label, split=split, by=by or (), baselines=baselines)
+    found = model.evaluate(
+        data, label=label, split=split, by=by or (), baselines=baselines, compute_metrics=compute_metrics
+    )
     if out is not None:
         replace_file(out, as_json(found.as_json()))
         print(f"scores in {out}", file=sys.stderr)

@@ -85,7 +85,7 @@ class Finding:
         return f"{self.source.rpartition('/')[2]}, {unit} {', '.join(map(str, self.lines[:NAMED]))}{more}"
 
     def line(self) -> str:
-        """The finding as a sentence: `test: 37 rows have a text that is in train too (test.tsv, line 4) [leak]`."""
+        """The finding as a sentence: `test: 37 rows with a text that is in train too (test.tsv, line 4) [leak]`."""
         where = f" ({self.place})" if self.place else ""
         return f"{self.part + ': ' if self.part else ''}{self.says}{where} [{self.code}]"
 

@@ -22,7 +22,7 @@ from kitune.config import (
     with_values,
 )
 from kitune.data.columns import guess_text, require_columns
-from kitune.data.encode import encode
+from kitune.data.encode import Encoded, encode
 from kitune.data.labels import label_array
 from kitune.data.long_texts import LongTexts
 from kitune.data.read import Source
@@ -32,6 +32,7 @@ from kitune.data.table import Table
 from kitune.errors import UserError, numbered
 from kitune.evaluate.evaluation import Evaluation, judged, slices_of
 from kitune.evaluate.measures import Answered
+from kitune.evaluate.own_metrics import MetricsFunction, loaded, own_measure
 from kitune.evaluate.score import Predictions, outputs
 from kitune.inference import load_to_answer
 from kitune.model.encoder import load_config, model_folder
@@ -133,11 +134,11 @@ class Model:
 
     def predict_table(self, table: Table) -> Predictions:
         """Answers for every row of `table`."""
-        return Predictions(self.forward(table), self.label_names, self.task, self.threshold)
+        return Predictions(self.logits(self.encode(table)), self.label_names, self.task, self.threshold)
 
-    def forward(self, table: Table) -> NDArray[np.float32]:
-        """The logits of every row of `table`, (rows, outputs)."""
-        encoded = encode(
+    def encode(self, table: Table) -> Encoded:
+        """The token ids of every row of `table`."""
+        return encode(
             table,
             self.columns_in(table),
             self.tokenizer,
@@ -145,6 +146,9 @@ class Model:
             long_texts=LongTexts.asked(self.data),
             cache=False,
         )
+
+    def logits(self, encoded: Encoded) -> NDArray[np.float32]:
+        """What the network says of every row, (rows, outputs)."""
         return outputs(self.network, encoded, pad_id=self.tokenizer.pad_token_id or 0, machine=self.machine)
 
     def evaluate(
@@ -156,6 +160,7 @@ class Model:
         by: Sequence[str] = (),
         baselines: bool = True,
         train: Source = None,
+        compute_metrics: MetricsFunction | str | Path | None = None,
     ) -> Evaluation:
         """Every metric of the task on labelled rows, with intervals, and of what a trained model has to beat.
 
@@ -164,10 +169,16 @@ class Model:
             by: columns whose values are scored apart.
             baselines: also learn the majority, TF-IDF and frozen-probe baselines from the rows that the run learned from.
             train: these rows, where they are in no file.
+            compute_metrics: metrics of your own beside them, as in a training: a function, or `FILE.py:NAME`.
 
         Raises:
-            UserError: a column is not there, or a row has no label or an unknown one.
+            UserError: a column is not there, a row has no label or an unknown one, or `compute_metrics` fails.
         """
+        run = self.run or RunOptions()
+        own = None
+        if compute_metrics is not None:
+            own = loaded(compute_metrics, frozenset(run.train.include_for_metrics))
+            own.names(self.task, len(self.label_names))  # a broken one costs no time
         table = self.read(data, split=split)
         column = label or self.data.label
         if column is None:
@@ -179,8 +190,8 @@ class Model:
             self.machine.say(note)
         separator = self.data.label_separator
         labels = label_array(table, column, self.task, self.label_names, separator=separator, trained=True)
-        logits = self.forward(table)
-        answered = Answered(self.task, logits, labels, self.label_names, self.threshold)
+        encoded = self.encode(table)
+        answered = Answered(self.task, self.logits(encoded), labels, self.label_names, self.threshold)
         text, new = self.columns_in(table), None
         if self.known_texts is not None:
             rows = np.flatnonzero(~np.isin(text_keys(table, text), self.known_texts))
@@ -189,9 +200,7 @@ class Model:
         notes: list[str] = []
         if baselines:
             told = {"text": text, "label": column, "labels": None if self.task == "regression" else self.label_names}
-            options = (self.run or RunOptions()).model_copy(
-                update={"task": self.task, "data": self.data.model_copy(update=told)}
-            )
+            options = run.model_copy(update={"task": self.task, "data": self.data.model_copy(update=told)})
             others, notes = rivals(
                 options,
                 self.run,
@@ -205,7 +214,17 @@ class Model:
         slices = {name: slices_of(table, name) for name in by}
         groups = {name: rows for name, (rows, _) in slices.items()}
         notes += [note for _, note in slices.values() if note]
-        return judged(answered, table.source, new=new, groups=groups, baselines=others, notes=notes)
+        if own is None and run.train.compute_metrics:
+            notes.append(f"metrics of your own: --compute-metrics {run.train.compute_metrics}")
+        return judged(
+            answered,
+            table.source,
+            new=new,
+            groups=groups,
+            baselines=others,
+            own=own_measure(own, answered, encoded) if own else None,
+            notes=notes,
+        )
 
 
 def load(

@@ -547,7 +547,7 @@ def more_folds_than_rows(here: Path) -> Words:
     return train(here, "tickets.csv", "--folds", "99")
 
 
-@mistake("train.compute_metrics: mine.py: there is no such file", "FILE.py:NAME")
+@mistake("compute_metrics: mine.py: there is no such file", "FILE.py:NAME")
 def metrics_in_a_file_that_is_not_there(here: Path) -> Words:
     return train(here, "tickets.csv", "--set", "train.compute_metrics=mine.py")
 

@@ -40,9 +40,9 @@ def test_answers_are_a_table_of_their_first_rows(task: Any) -> None:
 def test_findings_are_a_table() -> None:
     from kitune.diagnosis import Findings
 
-    html = Findings([Finding("leak", "37 rows have a text", "drop them", "test", "test.tsv", (4, 9))])._repr_html_()
+    html = Findings([Finding("leak", "37 rows with a text", "drop them", "test", "test.tsv", (4, 9))])._repr_html_()
     assert "warning" in html
-    assert "test: 37 rows have a text (test.tsv, lines 4, 9) [leak]" in html
+    assert "test: 37 rows with a text (test.tsv, lines 4, 9) [leak]" in html
 
 
 @pytest.mark.slow

@@ -257,7 +257,7 @@ def conflicting_labels(case: Case) -> Iterator[Finding]:
             if not case.empty[part][row]
         )
         if rows:
-            says = f"{numbered(len(rows), 'row')} have the text of another one and a different label"
+            says = f"{numbered(len(rows), 'row')} with the text of another one and a different label"
             yield case.about("conflicting-labels", says, "decide on one label for each text", part, rows)
 
 
@@ -265,7 +265,7 @@ def leak(case: Case) -> Iterator[Finding]:
     for part in case.tables:
         rows = np.flatnonzero(np.isin(case.keys[part], case.keys["train"]))
         if part != "train" and len(rows):
-            says = f"{numbered(len(rows), 'row')} have a text that is in train too"
+            says = f"{numbered(len(rows), 'row')} with a text that is in train too"
             fix = "drop them from train; the scores are also given without them"
             yield case.about("leak", says, fix, part, rows)
 

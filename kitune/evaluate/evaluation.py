@@ -53,15 +53,16 @@ class Scores:
         return without_nan(self.metrics.get(name)), low, high
 
 
-def scores(answered: Answered, *, most: int = MOST_RESAMPLES) -> Scores:
+def scores(answered: Answered, *, most: int = MOST_RESAMPLES, own: Measure | None = None) -> Scores:
     """Every metric of these rows.
 
     Args:
         most: resamples at most.
+        own: the user's metrics of them.
     """
     metrics: Metrics = {}
     found: dict[str, Interval] = {}
-    for measure in measures(answered):
+    for measure in [*measures(answered), *([own] if own else [])]:
         metrics |= measure.value()
         found |= intervals(measure, most=most)
     return Scores(len(answered), metrics, found)
@@ -162,6 +163,7 @@ def judged(
     new: Rows | None = None,
     groups: Mapping[str, Mapping[str, Rows]] | None = None,
     baselines: Mapping[str, Answered] | None = None,
+    own: Measure | None = None,
     notes: Sequence[str] = (),
 ) -> Evaluation:
     """The evaluation of answers.
@@ -170,6 +172,7 @@ def judged(
         new: the rows whose texts are new to the model, where others' are not.
         groups: by column and value, the rows of each slice.
         baselines: what others say of the same rows, by name.
+        own: the user's metrics, of all rows.
     """
     said = list(notes)
     if len(answered) < 100:
@@ -182,7 +185,7 @@ def judged(
         source,
         answered.task,
         answered.label_names,
-        scores(answered),
+        scores(answered, own=own),
         rows_of_labels(answered),
         confusion(answered),
         None if new is None else scores(answered.take(new)),

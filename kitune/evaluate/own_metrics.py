@@ -17,6 +17,7 @@ from kitune.config import TaskName, TrainOptions
 from kitune.data.encode import Encoded
 from kitune.data.table import Rows
 from kitune.errors import UserError
+from kitune.evaluate.measures import Answered, Floats, Measure, Weights
 from kitune.metrics import Metrics
 from kitune.tasks import TASKS
 
@@ -26,6 +27,8 @@ MetricsFunction: TypeAlias = Callable[[Any], Mapping[str, Any]]
 FILL = -100
 FUNCTION = "compute_metrics"
 LEAST_DUMMY_ROWS = 8
+# What a call is taken to cost, in microseconds, at least and for each row: it decides how many resamples an interval has.
+CALL, CALL_ROW = 1_000, 2
 
 
 @dataclass(frozen=True)
@@ -98,28 +101,64 @@ def own_metrics(options: TrainOptions, given: MetricsFunction | None) -> OwnMetr
     Raises:
         UserError: the file does not load, or has no such function.
     """
-    wanted = frozenset(options.include_for_metrics)
-    if given is not None:
-        return OwnMetrics(given, f"compute_metrics ({getattr(given, '__name__', 'a function')})", "", wanted)
-    if options.compute_metrics is None:
-        return None
-    name, _, function = options.compute_metrics.partition(":")
+    asked = options.compute_metrics if given is None else given
+    return None if asked is None else loaded(asked, frozenset(options.include_for_metrics))
+
+
+def loaded(asked: MetricsFunction | str | Path, wanted: frozenset[str]) -> OwnMetrics:
+    """A function, or the one in a file, `FILE.py` or `FILE.py:NAME`.
+
+    Raises:
+        UserError: the file does not load, or has no such function.
+    """
+    if not isinstance(asked, str | Path):
+        return OwnMetrics(asked, f"compute_metrics ({getattr(asked, '__name__', 'a function')})", "", wanted)
+    name, _, function = str(asked).partition(":")
     path, function = Path(name), function or FUNCTION
     if not path.is_file():
-        raise UserError(f"train.compute_metrics: {path}: there is no such file", fix="give a .py file, or FILE.py:NAME")
+        raise UserError(f"compute_metrics: {path}: there is no such file", fix="give a .py file, or FILE.py:NAME")
     spec = importlib.util.spec_from_file_location(path.stem, path)
     if spec is None or spec.loader is None:
-        raise UserError(f"train.compute_metrics: {path}: not a Python file", fix="give a .py file, or FILE.py:NAME")
+        raise UserError(f"compute_metrics: {path}: not a Python file", fix="give a .py file, or FILE.py:NAME")
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
     except Exception as error:
         said = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise UserError(f"train.compute_metrics: {path}: {where(error)}{said}", fix="correct that file") from error
+        raise UserError(f"compute_metrics: {path}: {where(error)}{said}", fix="correct that file") from error
     if not callable(getattr(module, function, None)):
-        raise UserError(f"train.compute_metrics: {path} has no function {function!r}", fix="name it: FILE.py:NAME")
+        raise UserError(f"compute_metrics: {path} has no function {function!r}", fix="name it: FILE.py:NAME")
     digest = hashlib.sha256(path.read_bytes() + function.encode()).hexdigest()
     return OwnMetrics(getattr(module, function), f"{path}:{function}", digest, wanted)
+
+
+def own_measure(own: OwnMetrics, answered: Answered, encoded: Encoded) -> Measure:
+    """The user's metrics of these answers, a call for the rows and one for each resample of them.
+
+    A metric that has no value on a resample (the function fails, or leaves it out) is not counted there.
+
+    Raises:
+        UserError: the function fails on the rows as they are.
+    """
+
+    def call(rows: Rows) -> Metrics:
+        return own(answered.task, answered.logits[rows], answered.labels[rows], lambda: filled_ids(encoded, rows))
+
+    all_rows = np.arange(len(answered))
+    first = call(all_rows)
+
+    def found(weights: Weights) -> Metrics:
+        if (weights == 1).all():
+            return first
+        try:
+            return call(np.repeat(all_rows, weights.astype(np.int64)))
+        except UserError:
+            return {}
+
+    def values(weights: Weights) -> Floats:
+        return np.asarray([[got.get(name, np.nan) for name in first] for got in map(found, weights)])
+
+    return Measure(tuple(first), all_rows, values, CALL + CALL_ROW * len(answered))
 
 
 def where(error: BaseException) -> str:

@@ -231,3 +231,64 @@ def test_a_run_is_not_resumed_with_another_function(tiny_model: Path, rows: Rows
         kitune.train(data, resume=tmp_path / "run", options={"train.epochs": 3})
     module.write_text("def half(told):\n    return {'f2': 0.5}\n")
     assert kitune.train(data, resume=tmp_path / "run", options={"train.epochs": 3}).metrics["valid"]["f2"] == 0.5
+
+
+def test_an_evaluation_gives_them_with_intervals(tiny_model: Path, rows: Rows, tmp_path: Path) -> None:
+    from sklearn.metrics import fbeta_score
+
+    module, valid = tmp_path / "mine.py", rows("single-label", 40, seed=1)
+    module.write_text(
+        "from sklearn.metrics import fbeta_score\n\n"
+        "def compute_metrics(told):\n"
+        "    answers = told.predictions.argmax(axis=1)\n"
+        "    f2 = fbeta_score(told.label_ids, answers, beta=2, average='macro')\n"
+        "    return {'f2': f2, 'loss_here': told.losses.mean(), 'tokens': (told.inputs >= 0).sum()}\n"
+    )
+    told = {"train.compute_metrics": str(module), "train.include_for_metrics": ["inputs", "loss"]}
+    run = kitune.train(
+        rows("single-label", 40), valid=valid, model=str(tiny_model), out=tmp_path / "run", options=QUICK | told
+    )
+    plain = run.model.evaluate(valid, baselines=False)
+    assert "f2" not in plain.metrics
+    assert any(f"--compute-metrics {module}" in note for note in plain.notes)
+    found = run.model.evaluate(valid, baselines=False, compute_metrics=module)
+    for name in ("f2", "loss_here", "tokens"):
+        assert found.metrics[name] == pytest.approx(run.metrics["valid"][name])
+    answers = run.model.predict([row["text"] for row in valid]).logits.argmax(axis=1)
+    names = sorted({row["label"] for row in valid})
+    gold = np.asarray([names.index(row["label"]) for row in valid])
+    generator, drawn = np.random.default_rng(3), []
+    for _ in range(400):
+        some = generator.integers(0, len(gold), len(gold))
+        drawn.append(fbeta_score(gold[some], answers[some], beta=2, average="macro"))
+    assert found.intervals["f2"] == pytest.approx(np.quantile(drawn, (0.025, 0.975)), abs=0.05)
+    low, high = found.intervals["tokens"]
+    assert low < found.metrics["tokens"] < high
+
+
+def test_a_resample_that_they_fail_on_is_not_counted(tiny_model: Path, rows: Rows, tmp_path: Path) -> None:
+    def picky(told: Any) -> Mapping[str, float]:
+        ones = int(told.label_ids.sum())
+        return {"ones": ones / (ones % 2)} if len(told.label_ids) == 31 else {"ones": 0}
+
+    valid = [
+        {"text": row["text"], "label": "yes" if i < 15 else "no"} for i, row in enumerate(rows("single-label", 31))
+    ]
+    run = kitune.train(rows("single-label", 24), model=str(tiny_model), out=tmp_path / "run", options=QUICK)
+    found = run.model.evaluate(valid, baselines=False, compute_metrics=picky)
+    low, high = found.intervals["ones"]
+    assert (found.metrics["ones"], low % 1, high % 1) == (15, 0, 0)
+    assert low < 15 < high
+
+
+def test_a_broken_one_costs_no_answers(
+    tiny_model: Path, rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = kitune.train(rows("single-label", 24), model=str(tiny_model), out=tmp_path / "run", options=QUICK)
+    monkeypatch.setattr("kitune.predict.outputs", lambda *_, **__: pytest.fail("it answered"))
+
+    def picky(told: Any) -> Mapping[str, float]:
+        return {"f2": told.nothing}
+
+    with pytest.raises(UserError, match=r"compute_metrics \(picky\): line .*AttributeError"):
+        run.model.evaluate(rows("single-label", 24), compute_metrics=picky)
