@@ -1,15 +1,13 @@
 """The doctor: what is wrong with the data for this model, before a training and when it is asked."""
 
-import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kitune.config import RunOptions, TaskName, with_values
-from kitune.data.cache import cache_folder, content_key, made_once
+from kitune.data.cache import content_key, kept_json
 from kitune.data.doctor import Case, Piece, examine
 from kitune.data.encode import Encoded, tokenizer_content
 from kitune.data.parts import Parts, read_parts
@@ -117,10 +115,6 @@ def findings_of(
     added = tokenizer.num_special_tokens_to_add(pair=len(parts.columns.text) == 2)
     case = Case(parts, pieces, full_lengths, max_length, added, tokenizer.unk_token_id, special_ids)
 
-    def make(folder: Path) -> None:
-        found = [finding.as_json() for finding in examine(case)]
-        (folder / "findings.json").write_text(json.dumps(found, ensure_ascii=False), encoding="utf-8")
-
     if not parts.options.engine.cache:
         return in_order([*parts.found, *examine(case)])
     contents = [f"{part} {table.source} {table.fingerprint(table.columns)}" for part, table in parts.given.items()]
@@ -128,8 +122,7 @@ def findings_of(
     key = content_key(
         str(FORMAT), *contents, data, parts.task, repr(parts.columns), tokenizer_content(tokenizer), str(max_length)
     )
-    folder = made_once(cache_folder() / "findings" / key, make)
-    kept = json.loads((folder / "findings.json").read_text(encoding="utf-8"))
+    kept = kept_json("findings", key, lambda: [finding.as_json() for finding in examine(case)])
     return in_order([*parts.found, *map(Finding.from_json, kept)])
 
 

@@ -23,7 +23,7 @@ from kitune.findings import Finding
 from kitune.model.encoder import Pretrained, load_pretrained, model_folder
 from kitune.model.engine import kernels_for, speed_up
 from kitune.model.memory import give_back
-from kitune.model.vocabulary import use_rows
+from kitune.model.vocabulary import require_rows, use_rows
 from kitune.tasks import TASKS
 from kitune.training.defaults import resolve
 from kitune.training.devices import DTYPES, Machine
@@ -184,8 +184,10 @@ def training_for(
         weights = class_weights(options.train.class_weights, train.labels.astype(np.int64), parts.names)
         of_classes = None if weights is None else torch.tensor(weights, device=machine.device)
         loss = partial(loss, class_weights=of_classes, label_smoothing=options.train.label_smoothing)
+    token_ids = [np.asarray(tokenizer.all_special_ids), *(part.input_ids for part in encoded.values())]
+    require_rows(network, token_ids[1:])
     if not options.engine.plain:
-        use_rows(network, [np.asarray(tokenizer.all_special_ids), *(part.input_ids for part in encoded.values())])
+        use_rows(network, token_ids)
     dtype = DTYPES[machine.precision]
     fast = kernels_for(options.engine, dtype=dtype, device=machine.device, threads=machine.threads)
     optimizer = FlatAdamW(network, options.train, dtype=dtype, device=machine.device, kernels=fast)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from kitune.cli import main
-from kitune.data.cache import cache_folder
+from kitune.data.cache import cache_folder, kept_json, made_once
 
 
 @pytest.fixture(autouse=True)
@@ -54,3 +54,27 @@ def test_all_of_kitune_s_own_is_deleted_and_what_was_downloaded_is_kept(home: Pa
     assert (home / "datasets" / "owner___name").exists()
     run("--clear", "owner/name")
     assert not (home / "datasets" / "owner___name").exists()
+
+
+def test_what_is_kept_can_be_read_by_whoever_may_read_the_cache(home: Path) -> None:
+    (cache_folder() / "costs").mkdir(parents=True)
+    (cache_folder() / "costs").chmod(0o775)
+    assert kept_json("costs", "k", lambda: {"a": [1]}) == {"a": [1]}
+    assert (cache_folder() / "costs" / "k").stat().st_mode & 0o777 == 0o775
+    assert kept_json("costs", "k", lambda: pytest.fail("it is kept")) == {"a": [1]}
+
+
+def test_a_damaged_one_is_made_anew(home: Path) -> None:
+    def make(folder: Path) -> None:
+        (folder / "a.bin").write_bytes(b"whole")
+
+    folder = made_once(cache_folder() / "encoded" / "c", make)
+    (folder / "a.bin").write_bytes(b"")
+    assert (made_once(folder, make) / "a.bin").read_bytes() == b"whole"
+    assert {path.name for path in folder.parent.iterdir()} == {"a", "b", "c"}
+
+
+def test_where_nothing_can_be_kept_it_is_made_each_time(home: Path) -> None:
+    (cache_folder() / "costs").write_text("a file where a folder should be")
+    made = iter([[1], [2]])
+    assert [kept_json("costs", "k", lambda: next(made)) for _ in range(2)] == [[1], [2]]

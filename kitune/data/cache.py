@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from kitune.errors import UserError
 
@@ -53,8 +54,11 @@ def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
         make(staging)
         sizes = {file.name: file.stat().st_size for file in staging.iterdir()}
         (staging / "sizes.json").write_text(json.dumps(sizes))
+        staging.chmod(folder.parent.stat().st_mode & 0o777)  # mkdtemp's own is for this user alone
         if folder.exists() and not is_whole(folder):
-            shutil.rmtree(folder)
+            damaged = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+            folder.rename(damaged)  # at once: another process may be about to put a whole one here
+            shutil.rmtree(damaged, ignore_errors=True)
         try:
             staging.rename(folder)
         except OSError:
@@ -63,6 +67,21 @@ def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return folder
+
+
+def kept_json(kind: str, key: str, make: Callable[[], Any]) -> Any:
+    """What `make` gives, as JSON has it; kept under `kind`, unless nothing can be written there."""
+    made: list[str] = []
+
+    def write(folder: Path) -> None:
+        made.append(json.dumps(make(), ensure_ascii=False))
+        (folder / f"{kind}.json").write_text(made[0], encoding="utf-8")
+
+    try:
+        text = (made_once(cache_folder() / kind / key, write) / f"{kind}.json").read_text(encoding="utf-8")
+    except OSError:
+        text = made[0] if made else json.dumps(make())
+    return json.loads(text)
 
 
 def is_whole(folder: Path) -> bool:

@@ -190,7 +190,13 @@ def with_safetensors(folder: Path) -> tuple[Path, str | None]:
     key = content_key(str(old.resolve()), str(status.st_size), str(status.st_mtime_ns))
     target = cache_folder() / "converted" / key
     new = not target.exists()
-    made_once(target, lambda staging: convert(folder, old, staging))
+    try:
+        made_once(target, lambda staging: convert(folder, old, staging))
+    except OSError as error:
+        raise UserError(
+            f"{target}: {old.name} cannot be converted there: {error.strerror or error}",
+            fix="make room, or set HF_HOME to a folder that can be written",
+        ) from None
     return target, f"{old} converted to safetensors, once, into {target}" if new else None
 
 

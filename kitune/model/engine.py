@@ -6,7 +6,7 @@ import torch
 
 from kitune.config import EngineOptions
 from kitune.model.families import Store, fits
-from kitune.model.kernels import SUFFIX, Kernels, kernels
+from kitune.model.kernels import SUFFIX, Kernels, kernels, why_not
 from kitune.model.packed import use_packed
 from kitune.model.unpadded import suits, use_unpadded
 
@@ -16,9 +16,7 @@ def kernels_for(options: EngineOptions, *, dtype: torch.dtype, device: torch.dev
     if options.plain or device.type != "cpu" or dtype not in SUFFIX:
         return None
     found = kernels()
-    if found is not None:
-        found.threads = threads
-    return found
+    return None if found is None else found.with_threads(threads)
 
 
 def speed_up(
@@ -51,7 +49,7 @@ def speed_up(
     elif dtype not in SUFFIX:
         reason = "there is no other in fp16 on a CPU"
     elif kernels is None:
-        reason = "no C++ compiler (g++) builds the kernels here"
+        reason = why_not()
     else:
         reason = fits(network)
         if reason is None:

@@ -7,8 +7,10 @@ import ctypes
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
+from copy import copy
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -74,33 +76,57 @@ class Kernels:
                 function.restype = ctypes.c_double if name == "sum_of_squares" else None
                 self._functions[name, dtype] = function
 
+    def with_threads(self, threads: int) -> "Kernels":
+        """The same functions for another number of threads."""
+        other = copy(self)
+        other.threads = threads
+        return other
+
     def call(self, name: str, dtype: torch.dtype, *values: Any) -> Any:
         """Call a kernel; a tensor stands for the address of its first element, None for no tensor."""
         arguments = [value.data_ptr() if isinstance(value, Tensor) else value for value in values]
         return self._functions[name, dtype](*arguments, self.threads)
 
 
-@cache
 def kernels() -> Kernels | None:
-    """The compiled kernels, or None where there is no compiler that makes them."""
-    compiler = os.environ.get("CXX") or shutil.which("g++")
-    openmp = loaded_openmp()
-    if compiler is None or openmp is None:
-        return None
-    source = [path.read_text(encoding="utf-8") for path in sorted(FOLDER.iterdir())]
-    key = content_key(*source, " ".join(FLAGS), compiler, str(openmp), processor())
+    """The compiled kernels, or None where they cannot be built here."""
+    found = built()
+    return found if isinstance(found, Kernels) else None
+
+
+def why_not() -> str:
+    """Why there are none."""
+    found = built()
+    return found if isinstance(found, str) else ""
+
+
+@cache
+def built() -> Kernels | str:
+    """The compiled kernels, or why there are none."""
+    command, openmp = shlex.split(os.environ.get("CXX", "")) or ["g++"], loaded_openmp()
+    compiler = shutil.which(command[0])
+    if compiler is None:
+        return f"no C++ compiler ({command[0]}) is here that builds the kernels"
+    if openmp is None:
+        return "torch runs without an OpenMP that the kernels could share"
+    status, source = os.stat(compiler), [path.read_text(encoding="utf-8") for path in sorted(FOLDER.iterdir())]
+    made_by = f"{command} {compiler} {status.st_size} {status.st_mtime_ns} {platform.libc_ver()}"
+    key = content_key(*source, " ".join(FLAGS), made_by, str(openmp), processor())
     try:
-        folder = made_once(cache_folder() / "kernels" / key, lambda staging: build(compiler, openmp, staging))
+        folder = made_once(cache_folder() / "kernels" / key, lambda staging: build(command, openmp, staging))
         return Kernels(folder / "kernels.so")
-    except (OSError, subprocess.CalledProcessError, subprocess.TimeoutExpired):
-        return None
+    except subprocess.CalledProcessError as error:
+        lines = error.stderr.decode(errors="replace").strip().splitlines()
+        return f"{command[0]} does not build the kernels: {(lines or ['it says nothing'])[0][:160]}"
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"the kernels could not be built or loaded: {error}"
 
 
-def build(compiler: str, openmp: Path, staging: Path) -> None:
+def build(command: list[str], openmp: Path, staging: Path) -> None:
     """Compile and link `kernels.so`; against the OpenMP that torch has loaded, for two of them fight over the cores."""
     steps = (
-        [compiler, *FLAGS, "-c", str(FOLDER / "kernels.cpp"), "-o", str(staging / "kernels.o")],
-        [compiler, "-shared", str(staging / "kernels.o"), str(openmp), "-o", str(staging / "kernels.so")],
+        [*command, *FLAGS, "-c", str(FOLDER / "kernels.cpp"), "-o", str(staging / "kernels.o")],
+        [*command, "-shared", str(staging / "kernels.o"), str(openmp), "-o", str(staging / "kernels.so")],
     )
     for step in steps:
         subprocess.run(step, check=True, capture_output=True, timeout=300)
@@ -108,12 +134,16 @@ def build(compiler: str, openmp: Path, staging: Path) -> None:
 
 
 def loaded_openmp() -> Path | None:
-    """The file of the OpenMP library that this process runs torch with."""
+    """The file of the OpenMP library that this process runs torch with; another package may have loaded one too."""
     try:
         maps = Path("/proc/self/maps").read_text(encoding="utf-8")
     except OSError:
         return None
-    return next((Path(line.split()[-1]) for line in maps.splitlines() if "libgomp" in line or "libiomp" in line), None)
+    lines = [line for line in maps.splitlines() if "libgomp" in line or "libiomp" in line]
+    found = dict.fromkeys(Path(line.split(maxsplit=5)[5]) for line in lines)  # the path comes last, and may hold spaces
+    own = Path(torch.__file__).parent
+    of_torch = [path for path in found if path.is_relative_to(own) or path.is_relative_to(own.with_name("torch.libs"))]
+    return next(iter([*of_torch, *found]), None)
 
 
 def processor() -> str:

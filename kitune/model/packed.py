@@ -64,7 +64,7 @@ def pack(input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | Non
     """
     real = attention_mask.bool()
     lengths = real.sum(1)
-    starts = torch.zeros(len(lengths) + 1, dtype=torch.int64)
+    starts = torch.zeros(len(lengths) + 1, dtype=torch.int64, device=lengths.device)
     torch.cumsum(lengths, 0, out=starts[1:])
     if padding_id is None:
         positions = real.cumsum(1) - 1
@@ -156,7 +156,11 @@ class PackedEncoder:
         size = rows * columns
         held = self._rooms.get(name)
         if held is None or len(held) < size:
-            held = self._rooms[name] = zeros(SPARE * size, dtype or self.dtype)
+            try:
+                held = zeros(SPARE * size, dtype or self.dtype)
+            except OSError:  # a limit on mapped memory, which the spare part counts against
+                held = zeros(size, dtype or self.dtype)
+            self._rooms[name] = held
             self._shapes.clear()
         return held[:size].view(rows, columns)
 
@@ -213,8 +217,16 @@ class PackedEncoder:
 
     # ---- forward ----
 
+    def require_positions(self, batch: Packed) -> None:
+        """Refuse a row that is longer than the table of positions: a kernel reads where it is told to."""
+        if "position" in self.tables and batch.num_tokens:
+            most, last = len(self.tables["position"].value), int(batch.positions.max())
+            if last >= most:
+                raise IndexError(f"a row of {batch.longest} tokens needs position {last}, and there are {most}")
+
     def run(self, batch: Packed, keys: Sequence[int], *, learns: bool) -> Tensor:
         """Hidden states of every token, (tokens, width), or of each row's first, (rows, width)."""
+        self.require_positions(batch)
         self.num_passes += 1
         shared, kept = self.rooms(batch, learns=learns)
         share = self.hidden_dropout if keys[0] else 0.0

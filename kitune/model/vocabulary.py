@@ -13,10 +13,14 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from kitune.errors import UserError
+
 # Where more of the vocabulary than this is in use, nothing is gained.
 MOST_IN_USE = 0.8
 # Rows of the whole table that are made at a time.
 CHUNK_ROWS = 8_192
+# Token ids that are looked at at a time.
+CHUNK_IDS = 1_000_000
 
 
 class RowsInUse(nn.Module):
@@ -64,6 +68,17 @@ class RowsInUse(nn.Module):
             yield part
 
 
+def require_rows(network: Any, token_ids: Iterable[NDArray[Any]]) -> None:
+    """Refuse token ids that the network has no embedding of: tokens were added, and the table was not made larger."""
+    embedding = network.base_model.get_input_embeddings()
+    most, there = max((int(ids.max(initial=-1)) for ids in token_ids), default=-1), embedding.num_embeddings
+    if most >= there:
+        raise UserError(
+            f"the tokenizer gives the id {most}, and the model has embeddings of {there} tokens",
+            fix="save the model after network.resize_token_embeddings(len(tokenizer))",
+        )
+
+
 def use_rows(network: Any, token_ids: Iterable[NDArray[Any]]) -> bool:
     """Let the network's word embeddings have rows for these token ids alone, where that leaves much out; whether it does."""
     embedding = network.base_model.get_input_embeddings()
@@ -71,7 +86,8 @@ def use_rows(network: Any, token_ids: Iterable[NDArray[Any]]) -> bool:
         return False
     seen = np.zeros(embedding.num_embeddings, dtype=bool)
     for ids in token_ids:
-        seen[ids] = True
+        for begin in range(0, len(ids), CHUNK_IDS):  # numpy takes them as 8 bytes each
+            seen[ids[begin : begin + CHUNK_IDS]] = True
     if seen.mean() > MOST_IN_USE:
         return False
     network.base_model.set_input_embeddings(RowsInUse(embedding, np.flatnonzero(seen)))

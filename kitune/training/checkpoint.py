@@ -85,7 +85,9 @@ def exchange(first: Path, second: Path) -> bool:
 
 
 def sync(path: Path) -> None:
-    """Put a file or a folder's names on the disk."""
+    """Put a file or a folder's names on the disk; Windows opens no folder, and writes its names by itself."""
+    if os.name == "nt" and path.is_dir():
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

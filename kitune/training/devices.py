@@ -1,9 +1,11 @@
 """Where the network runs: device, precision, threads, and the other processes, through Accelerate."""
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -131,11 +133,24 @@ def refuse_overrides(options: EngineOptions) -> None:
             raise UserError(f"{variable} is set, and kitune does not shard models", fix=f"unset {variable}")
 
 
+# Of the control group that a container is: microseconds of processor time in each period, and the period.
+QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
+
+def cores() -> int:
+    """Cores that this process may use: those it is bound to, or fewer where its container has a smaller share of time."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    try:
+        quota, period = QUOTA.read_text(encoding="utf-8").split()
+        return min(bound, max(1, math.ceil(int(quota) / int(period))))
+    except (OSError, ValueError):  # no such file, or `max`: no quota
+        return bound
+
+
 def set_threads(options: EngineOptions, world_size: int) -> int:
     """Threads of this process: told, or its share of the cores (torchrun would say 1)."""
     if options.threads == "auto":
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-        threads = max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", world_size)))
+        threads = max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", world_size)))
     else:
         threads = options.threads
     torch.set_num_threads(threads)

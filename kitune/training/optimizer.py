@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,10 @@ from kitune.config import TrainOptions
 from kitune.model.heads import above_encoder
 from kitune.model.kernels import Kernels
 from kitune.model.memory import ALIGNMENT_BYTES, zeros
+
+# What lies where the passes of an update write the gradients of matrices: what is left of an earlier one, the gradients so far,
+# or nothing of use, because the only pass so far left them in low precision.
+GradientState = Literal["empty", "whole", "low"]
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ class FlatAdamW:
         self._options, self._kernels = options, kernels
         self._handed_over = slice(0, 0)  # see hand_over
         self._low_gradient: Tensor | None = None
-        self._passes, self._is_low = 1, False
+        self._gradient_is: GradientState = "whole"
         kinds: dict[tuple[bool, float], list[tuple[str, nn.Parameter]]] = {}
         for name, parameter in network.named_parameters():
             if parameter.requires_grad:
@@ -135,6 +140,9 @@ class FlatAdamW:
             parameter.grad = slot.of(self.gradient)
         for buffer in network.buffers():
             buffer.data = buffer.data.to(device)
+        for parameter in network.parameters():
+            if not parameter.requires_grad:
+                parameter.data = parameter.data.to(device, dtype)
         self.refresh_working()
 
     def refresh_working(self) -> None:
@@ -163,24 +171,24 @@ class FlatAdamW:
         """Begin an update. In place, because autograd adds to these very views."""
         self.exchanged[: self._handed_over.start].zero_()
         self.exchanged[self._handed_over.stop :].zero_()
-        self._passes = 0
+        self._gradient_is = "empty"
 
     def begin_pass(self) -> bool:
         """A backward begins; whether it is the first of its update, and writes what it has been handed over."""
-        if self._passes == 1:
+        if self._gradient_is != "empty":
             self.gather_gradient()
-        self._passes += 1
-        self._is_low = self._passes == 1 and self._low_gradient is not None
-        return self._passes == 1
+            return False
+        self._gradient_is = "whole" if self._low_gradient is None else "low"
+        return True
 
     def gather_gradient(self) -> None:
         """Have all gradients in `gradient`: before processes exchange them, and before a second pass adds to them."""
         mine = self._handed_over
-        if self._passes == 0:  # this process had no rows
+        if self._gradient_is == "empty":  # this process had no rows
             self.gradient[mine].zero_()
-        elif self._is_low and self._low_gradient is not None:
+        elif self._gradient_is == "low" and self._low_gradient is not None:
             self.gradient[mine].copy_(self._low_gradient[mine])
-        self._is_low = False
+        self._gradient_is = "whole"
 
     @property
     def step_count(self) -> int:
@@ -212,7 +220,7 @@ class FlatAdamW:
 
     def gradient_norm(self) -> float:
         """The norm of all gradients together."""
-        if self._passes == 0:
+        if self._gradient_is == "empty":
             self.gather_gradient()
         if self._kernels is None:
             return float(torch.linalg.vector_norm(self.gradient))
@@ -221,7 +229,7 @@ class FlatAdamW:
 
     def _pieces(self) -> Iterator[tuple[Group, slice, Tensor]]:
         """Each group, cut where the gradient lies elsewhere: group, place, gradient."""
-        low = self._low_gradient if self._is_low else None
+        low = self._low_gradient if self._gradient_is == "low" else None
         mine = slice(0, 0) if low is None else self._handed_over
         for group in self.groups:
             begin, end = group.place.start, group.place.stop

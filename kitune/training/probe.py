@@ -1,16 +1,14 @@
 """What a training will take: time, memory and disk, from updates that are tried out for two seconds and leave no trace."""
 
-import json
 import time
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kitune.config import EngineOptions
-from kitune.data.cache import cache_folder, content_key, made_once
+from kitune.data.cache import content_key, kept_json
 from kitune.data.encode import Encoded
 from kitune.data.table import Rows
 from kitune.findings import Finding
@@ -64,12 +62,7 @@ def kept_costs(training: Training, updates: list[Rows], tokens: Tokens, engine: 
     shapes = str([(name, tuple(parameter.shape)) for name, parameter in training.network.named_parameters()])
     machine = f"{processor()} {training.machine.describe()}"
     key = content_key(shapes, tokens.tobytes().hex(), machine, engine.model_dump_json())
-
-    def make(folder: Path) -> None:
-        (folder / "costs.json").write_text(json.dumps(asdict(measured(training, updates, tokens))))
-
-    folder = made_once(cache_folder() / "costs" / key, make)
-    return Costs(**json.loads((folder / "costs.json").read_text()))
+    return Costs(**kept_json("costs", key, lambda: asdict(measured(training, updates, tokens))))
 
 
 def measured(training: Training, updates: list[Rows], tokens: Tokens) -> Costs:

@@ -151,6 +151,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "mpnet": {},
     "modernbert": {"global_attn_every_n_layers": 2, "local_attention": 16},
     "albert": {"embedding_size": 16},
+    "roformer": {"embedding_size": 32},
 }
 
 
@@ -220,6 +221,29 @@ def test_an_encoder_of_any_family_trains_and_comes_back_whole(
     with torch.inference_mode():
         logits = network.eval()(**batch).logits.numpy()
     np.testing.assert_allclose(run.predict(made).logits, logits, atol=1e-5)
+
+
+def test_weights_that_are_never_trained_follow_the_precision(
+    tmp_path: Path, families: Callable[..., Path], rows: Rows
+) -> None:
+    """RoFormer's positions are sinusoids that need no gradient."""
+    options = SMALL | {"engine.precision": "bf16"}
+    run = kitune.train(rows("single-label", 24), model=str(families("roformer")), out=tmp_path / "run", options=options)
+    assert len(run.predict(["good film", "bad film"])) == 2
+
+
+def test_added_tokens_without_embeddings_are_refused(tmp_path: Path, families: Callable[..., Path], rows: Rows) -> None:
+    from transformers import AutoTokenizer
+
+    folder = families("distilbert")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["quokka"])
+    tokenizer.save_pretrained(folder)
+    made = [{**row, "text": row["text"] + " quokka"} for row in rows("single-label", 24)]
+    with pytest.raises(UserError, match="gives the id") as raised:
+        kitune.train(made, model=str(folder), out=tmp_path / "run", options=SMALL)
+    assert "resize_token_embeddings" in raised.value.fix
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("family", list(FAMILIES))

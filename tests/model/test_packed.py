@@ -200,6 +200,9 @@ def test_a_process_without_rows_adds_nothing() -> None:
     fast.optimizer.zero_gradient()
     fast.optimizer.gather_gradient()
     assert not fast.optimizer.exchanged.any()
+    fast.optimizer.exchanged.fill_(1.0)  # what the other processes have
+    assert fast.optimizer.gradient_norm() == pytest.approx(len(fast.optimizer.gradient) ** 0.5)
+    assert bool((fast.optimizer.gradient == 1).all())
 
 
 def test_an_encoder_alone_gives_every_token_and_zeros_behind_the_end() -> None:
@@ -335,9 +338,10 @@ def test_plain_switches_it_off_without_a_word() -> None:
 def test_without_a_compiler_the_plain_way_is_taken_and_said(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CXX", raising=False)
-    assert kernels_module.kernels.__wrapped__() is None
+    monkeypatch.setattr(kernels_module, "built", kernels_module.built.__wrapped__)
+    assert kernels() is None
     said = speed_up(network_of("bert"), EngineOptions(), kernels=None, dtype=torch.float32, store=OwnWeights())
-    assert said == "the slower plain path is taken: no C++ compiler (g++) builds the kernels here"
+    assert said == "the slower plain path is taken: no C++ compiler (g++) is here that builds the kernels"
     half = speed_up(network_of("bert"), EngineOptions(), kernels=None, dtype=torch.float16, store=OwnWeights())
     assert half == "the slower plain path is taken: there is no other in fp16 on a CPU"
 
@@ -345,5 +349,37 @@ def test_without_a_compiler_the_plain_way_is_taken_and_said(monkeypatch: pytest.
 def test_a_compiler_that_fails_leaves_the_plain_way(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("CXX", "false")
     monkeypatch.setenv("HF_HOME", str(tmp_path))
-    assert kernels_module.kernels.__wrapped__() is None
+    found = kernels_module.built.__wrapped__()
+    assert found == "false does not build the kernels: it says nothing"
     assert not list((tmp_path / "kitune" / "kernels").iterdir())
+    monkeypatch.setenv("CXX", "g++ --no-such-flag")
+    said = str(kernels_module.built.__wrapped__())
+    assert said.startswith("g++ does not build the kernels: ")
+    assert "no-such-flag" in said
+
+
+def test_the_openmp_of_torch_is_found_beside_another_and_in_a_path_with_spaces(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    line = "7f46b0c00000-7f46b0c37000 r-xp 00000000 fe:00 5408323                    "
+    place = Path("/home/me/my project/.venv/site-packages")
+    maps = f"{line}{place}/scikit_learn.libs/libgomp-1.so.1\n{line}{place}/torch/lib/libgomp.so.1\n"
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: maps)
+    monkeypatch.setattr(torch, "__file__", str(place / "torch" / "__init__.py"))
+    assert kernels_module.loaded_openmp() == place / "torch/lib/libgomp.so.1"
+
+
+def test_networks_of_other_threads_leave_each_other_alone() -> None:
+    need_kernels()
+    one, two = (kernels_for(EngineOptions(), dtype=torch.float32, device=CPU, threads=count) for count in (1, 2))
+    assert one is not None
+    assert two is not None
+    assert (one.threads, two.threads) == (1, 2)
+
+
+def test_a_row_with_more_tokens_than_positions_is_refused() -> None:
+    need_kernels()
+    fast = packed(network_of("bert"), torch.float32)
+    ids = torch.full((1, fast.config.max_position_embeddings + 1), 5)
+    with pytest.raises(IndexError, match="a row of"):
+        fast(input_ids=ids, attention_mask=torch.ones_like(ids))

@@ -1,12 +1,14 @@
 """Transformers' forward without padding against the same with it: every family, forward and backward."""
 
 import copy
+import traceback
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.overrides import TorchFunctionMode
 from transformers import ModernBertConfig, ModernBertForSequenceClassification
 
 from kitune.config import EngineOptions
@@ -43,6 +45,25 @@ def test_it_is_the_padded_forward_and_backward(family: str) -> None:
 def test_sliding_windows_are_kept(pooling: str, local: int) -> None:
     network = modern(classifier_pooling=pooling, local_attention=local)
     assert_same(network, unpadded(network))
+
+
+class Named(TorchFunctionMode):
+    """Fails where a tensor is made without saying on which device: on a CPU such a slip is not seen."""
+
+    MAKERS = (torch.zeros, torch.ones, torch.empty, torch.full, torch.arange, torch.tensor)
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in self.MAKERS and "device" not in (kwargs or {}):
+            places = [frame.filename for frame in traceback.extract_stack()]
+            assert "/kitune/" not in places[-2], traceback.format_stack()[-2]
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("windows", [False, True])
+def test_every_tensor_that_is_made_is_told_its_device(windows: bool) -> None:
+    fast = unpadded(modern(local_attention=16) if windows else network_of("bert"))
+    with Named():
+        gradients(fast, batch_of(fast, 5, 45))
 
 
 def assert_same(network: Any, fast: Any) -> None:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from kitune.data import batches
 from kitune.training import loop
+from tests.jsonl import write_rows
 from tests.training.runs import in_child, together, train
 
 Rows = Callable[..., list[dict[str, Any]]]
@@ -126,6 +127,31 @@ def test_the_number_of_processes_changes_nothing(
     assert together(ranks, free_port, ranked, log=tmp_path / "log") == [0] * ranks, (tmp_path / "log").read_text()
     assert len({path.read_text() for path in tmp_path.glob("rank-*")}) == ranks
     assert_same_but_for_rounding(plain(task), tmp_path / "run")
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_process_that_an_update_leaves_without_rows_makes_the_same_update(
+    rows: Rows, tiny_model: Path, tmp_path: Path, free_port: int, precision: str
+) -> None:
+    """41 rows in updates of 10: the last one has a single row, and so the second process none."""
+    made = rows("single-label", 53)
+    changes = {"data__valid": str(write_rows(tmp_path / "valid.jsonl", made[41:])), "engine__precision": precision}
+    options = BASE | {name.replace("__", "."): value for name, value in changes.items()}
+    assert in_child(train(tmp_path / "alone", made[:41], tiny_model, options), log=tmp_path / "log") == 0
+    work = train(tmp_path / "two", made[:41], tiny_model, options)
+    assert together(2, free_port, work, log=tmp_path / "log") == [0, 0], (tmp_path / "log").read_text()
+    (losses, weights), (other_losses, other_weights) = result(tmp_path / "alone"), result(tmp_path / "two")
+    # In bf16 two processes round two gradients where one rounds their sum.
+    relative = RELATIVE if precision == "fp32" else 0.02
+    np.testing.assert_allclose(other_losses, losses, rtol=relative)
+    norms = [
+        [json.loads(line)["grad_norm"] for line in (tmp_path / name / "events.jsonl").read_text().splitlines()]
+        for name in ("alone", "two")
+    ]
+    np.testing.assert_allclose(norms[1], norms[0], rtol=1e-4 if precision == "fp32" else 0.05)
+    for name, weight in weights.items():
+        moved = 1e-6 if precision == "fp32" else 5e-3
+        torch.testing.assert_close(other_weights[name], weight, rtol=1e-4, atol=moved, msg=name)
 
 
 def test_windows_in_more_micro_batches_change_nothing(rows: Rows, tiny_model: Path, tmp_path: Path) -> None:

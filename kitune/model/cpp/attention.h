@@ -52,6 +52,11 @@ struct Shape {
     long longest; // keys of the longest sequence
     float scale;
     long queries() const { return query_starts[sequences]; }
+    // How many heads of a sequence one thread takes: neighbours share cache lines, but each thread wants some.
+    long chunk(int threads) const {
+        const long share = sequences * heads / threads;
+        return share < 1 ? 1 : share < heads ? share : heads;
+    }
     long padded_keys() const { return padded(longest); }
     // Dropout's place of the first probability of a query token and head.
     uint32_t place(long token, long head) const { return (uint32_t)((token * heads + head) * padded_keys()); }
@@ -150,7 +155,7 @@ void attention(Shape shape, const T *q, long q_stride, const T *k, const T *v, l
         T *rows = (T *)scratch((d * W + 2 * d * most + W * most) * sizeof(T) + (W * most + W * d) * 4 + 64);
         T *keys = rows + d * W, *values = keys + d * most, *shares = values + d * most;
         float *scores = (float *)(shares + W * most), *result = scores + W * most;
-#pragma omp for schedule(dynamic, shape.heads)
+#pragma omp for schedule(dynamic, shape.chunk(threads))
         for (long item = 0; item < shape.sequences * shape.heads; item++) {
             const long s = item / shape.heads, h = item % shape.heads;
             const long q0 = shape.query_starts[s], queries = shape.query_starts[s + 1] - q0;
@@ -194,7 +199,7 @@ void attention_backward(Shape shape, const T *q, long q_stride, const T *k, cons
         T *dscores = v_width + d * most, *shares = dscores + W * most;
         T *dscores_t = shares + W * most, *shares_t = dscores_t + most * most;
         float *scores = (float *)(shares_t + most * most), *dshares = scores + W * most, *result = dshares + W * most;
-#pragma omp for schedule(dynamic, shape.heads)
+#pragma omp for schedule(dynamic, shape.chunk(threads))
         for (long item = 0; item < shape.sequences * shape.heads; item++) {
             const long s = item / shape.heads, h = item % shape.heads;
             const long q0 = shape.query_starts[s], queries = shape.query_starts[s + 1] - q0, q_rows_padded = padded(queries);

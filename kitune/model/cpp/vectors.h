@@ -6,6 +6,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <omp.h>
@@ -222,6 +223,10 @@ inline char *scratch(size_t bytes) {
         free(memory);
         size = (bytes + 4095) / 4096 * 4096;
         memory = (char *)aligned_alloc(4096, size);
+        if (!memory) {
+            fprintf(stderr, "kitune: no memory for %zu bytes of attention; a shorter data.max_length takes less\n", size);
+            abort();
+        }
     }
     return memory;
 }
