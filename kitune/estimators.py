@@ -107,10 +107,11 @@ class TextEstimator(BaseEstimator):  # type: ignore[misc]
                 options=told,
             )
             folder = run / ("best" if self.valid_share else "last")
-            self.files_ = {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
-            self.n_iter_ = len(json.loads((run / "log.json").read_text(encoding="utf-8")))
-            self._loaded: Model | None = load(folder)
-        self.n_texts_in_ = len(columns)
+            files = {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
+            epochs, loaded = len(json.loads((run / "log.json").read_text(encoding="utf-8"))), load(folder)
+        # Only now: what was fitted before answers on where a new fit fails.
+        self.files_, self.n_iter_, self.n_texts_in_ = files, epochs, len(columns)
+        self._loaded: Model | None = loaded
 
     def _logits(self, X: Texts) -> NDArray[np.float32]:
         """(rows, outputs)."""
@@ -171,13 +172,14 @@ class TextClassifier(ClassifierMixin, TextEstimator):  # type: ignore[misc]
         """
         columns, labels, weights = checked(X, y, sample_weight)
         check_classification_targets(labels)
-        self.classes_, positions = np.unique(labels, return_inverse=True)
-        if len(self.classes_) < 2:
-            raise ValueError(f"y has one class, {self.classes_.tolist()[0]!r}: there is nothing to tell apart")
-        names = [str(value) for value in self.classes_.tolist()]
+        if len(found := np.unique(labels)) < 2:
+            raise ValueError(f"y has one class, {found.tolist()[0]!r}: there is nothing to tell apart")
+        classes = np.unique(column_or_1d(y))  # also those whose rows all weigh nothing
+        names = [str(value) for value in classes.tolist()]
         if len(set(names)) < len(names) or not all(name.strip() for name in names):  # 1 and "1", or an empty one
             names = [f"{number}: {name}" for number, name in enumerate(names)]
-        self._fit(columns, [names[i] for i in positions], names, weights)
+        self._fit(columns, [names[i] for i in np.searchsorted(classes, labels)], names, weights)
+        self.classes_ = classes
         return self
 
     def decision_function(self, X: Texts) -> NDArray[np.float32]:

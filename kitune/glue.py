@@ -80,20 +80,25 @@ def require_words(task: GlueTask, names: Sequence[str], of: TaskName) -> None:
     if unknown:
         raise UserError(
             f"the model answers {unknown[0]!r}, and the file holds {', '.join(dict.fromkeys(task.words.values()))}",
-            fix="train with labels called so: "
+            fix="if these are its labels, tell them in its order: "
             + command("--set", f"data.labels={yaml_list({word: name for name, word in task.words.items()}.values())}"),
         )
 
 
 def glue_rows(task: GlueTask, answers: Predictions, table: Table, *, begin: int) -> pa.Table:
     """`index` and `prediction` of some rows, the first of which is row `begin` of the file."""
-    column = next((name for name in INDEX_COLUMNS if name in table.columns), None)
+    column = next((name for name in INDEX_COLUMNS if name in table.columns and counts(table.values(name))), None)
     index: Any = np.arange(begin, begin + len(table)) if column is None else table.values(column)
     if task.words:
         said = [task.words[name] for name in answers.labels]
     else:
         said = [f"{value:.3f}" for value in np.clip(answers.logits[:, 0], LEAST_SCORE, MOST_SCORE)]
     return pa.table({"index": pa.array(index), "prediction": pa.array(said)})
+
+
+def counts(values: Sequence[Any]) -> bool:
+    """Whether a column numbers its rows: an id that is no number has no place in a submission."""
+    return all(str(value).isdecimal() for value in values)
 
 
 def count_note(task: GlueTask, out: Path | None, rows: int) -> str | None:

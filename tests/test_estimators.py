@@ -12,7 +12,7 @@ import pytest
 from sklearn.base import clone
 from sklearn.calibration import CalibratedClassifierCV
 from sklearn.exceptions import NotFittedError
-from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.model_selection import GridSearchCV, StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import FunctionTransformer
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
@@ -107,26 +107,58 @@ def test_a_fitted_model_can_be_saved_as_a_folder(fitted: Any, texts: tuple[list[
         fitted.save(folder)
 
 
-def test_rows_of_weight_0_teach_nothing(lively_model: Path, texts: tuple[list[str], Any]) -> None:
+@pytest.mark.parametrize("light", [0.0, 0.1])
+def test_light_rows_teach_little_and_those_of_weight_0_nothing(
+    lively_model: Path, texts: tuple[list[str], Any], light: float
+) -> None:
     words, y = texts
     wrong = np.where(y == "yes", "no", "yes")
     both, labels = words + words, np.concatenate([y, wrong])
-    weights = np.concatenate([np.ones(60), np.zeros(60)])
-    told = {"options": SMALL | {"train.best_metric": "loss", "train.patience": None}, "valid_share": 0.05, "epochs": 8}
+    weights = np.concatenate([np.ones(60), np.full(60, light)])
+    allowed = SMALL | {"doctor.allow": ["few-rows", "near-duplicates", "conflicting-labels", "duplicates"]}
+    told = {"options": allowed, "valid_share": 0, "epochs": 8}
     right = small(TextClassifier, lively_model, **told).fit(both, labels, sample_weight=weights)
-    turned = small(TextClassifier, lively_model, **told).fit(both, labels, sample_weight=1 - weights)
+    turned = small(TextClassifier, lively_model, **told).fit(both, labels, sample_weight=weights[::-1])
     assert right.score(words, y) > 0.6 > 0.4 > turned.score(words, y)
 
 
+def test_a_class_whose_rows_all_weigh_nothing_keeps_its_column(
+    lively_model: Path, texts: tuple[list[str], Any]
+) -> None:
+    y = texts[1].astype(object)
+    y[:5] = "maybe"
+    weights = np.where(y == "maybe", 0.0, 1.0)
+    model = small(TextClassifier, lively_model, epochs=1).fit(texts[0], y.astype(str), sample_weight=weights)
+    assert model.classes_.tolist() == ["maybe", "no", "yes"]
+    assert model.predict_proba(texts[0]).shape == (60, 3)
+
+
+def test_a_fit_that_fails_leaves_what_was_fitted(lively_model: Path, texts: tuple[list[str], Any]) -> None:
+    model = small(TextClassifier, lively_model, epochs=1).fit(*texts)
+    before = model.predict(texts[0])
+    with pytest.raises(UserError, match="max_length"):
+        model.set_params(max_length=10_000).fit(texts[0], np.arange(60) % 3)
+    assert (model.predict(texts[0]) == before).all()
+
+
 def test_searches_pipelines_and_cross_validation_take_it(lively_model: Path, texts: tuple[list[str], Any]) -> None:
-    model = small(TextClassifier, lively_model, epochs=1)
-    assert len(cross_val_score(model, *texts, cv=2)) == 2
-    search = GridSearchCV(model, {"learning_rate": [1e-3, 3e-3]}, cv=2, n_jobs=1).fit(*texts)
-    assert search.best_params_["learning_rate"] in (1e-3, 3e-3)
+    words, y = np.asarray(texts[0]), np.where(texts[1] == "yes", -3, 7)
+    model = small(TextClassifier, lively_model, epochs=12)
+    by_hand = [
+        clone(model).fit(words[train], y[train]).score(words[test], y[test])
+        for train, test in StratifiedKFold(2).split(words, y)
+    ]
+    assert cross_val_score(model, words, y, cv=2).tolist() == by_hand
+    search = GridSearchCV(model, {"learning_rate": [1e-9, 3e-3]}, cv=2, n_jobs=1).fit(words, y)
+    assert search.best_params_["learning_rate"] == 3e-3
+    assert search.cv_results_["mean_test_score"][1] == pytest.approx(np.mean(by_hand))
     lower = FunctionTransformer(lambda column: [text.lower() for text in column])
-    assert make_pipeline(lower, clone(model)).fit(*texts).predict(texts[0]).shape == (60,)
-    calibrated = CalibratedClassifierCV(model, cv=2).fit(np.asarray(texts[0]), texts[1])
-    assert calibrated.predict_proba(np.asarray(texts[0])).shape == (60, 2)
+    piped = make_pipeline(lower, clone(model)).fit(words, y)
+    assert (piped.predict(words) == clone(model).fit(words, y).predict(words)).all()
+    calibrated = CalibratedClassifierCV(model, cv=2).fit(words, y)
+    assert calibrated.classes_.tolist() == [-3, 7]
+    of_seven = calibrated.predict_proba(words)[:, 1]
+    assert of_seven[y == 7].mean() > of_seven[y == -3].mean() + 0.1
 
 
 def test_pairs_and_frames_go_in(lively_model: Path, rows: Rows) -> None:

@@ -89,6 +89,16 @@ def test_each_answer_becomes_its_own_word() -> None:
     assert glue_rows(GLUE["STS-B"], scores, table, begin=0)["prediction"].to_pylist() == ["0.000", "2.500", "5.000"]
 
 
+@pytest.mark.parametrize("name", [name for name, (names, _) in NINE.items() if names])
+def test_a_label_s_word_is_the_task_s(name: str) -> None:
+    names, words = NINE[name]
+    table = read_table([{"text": "a", "id": "q-1"} for _ in names])
+    answers = Predictions(np.eye(len(names), dtype=np.float32), names, "single-label")
+    expected = ["0", "1"] if words == {"0", "1"} else list(names)
+    found = glue_rows(GLUE[name], answers, table, begin=0).to_pydict()
+    assert found == {"index": list(range(len(names))), "prediction": expected}  # an id that is no number is no index
+
+
 def test_the_official_number_of_rows_needs_no_word() -> None:
     assert count_note(GLUE["RTE"], Path("RTE.tsv"), 3000) is None
 
