@@ -180,6 +180,10 @@ def evaluate(
     baselines: Annotated[
         bool, typer.Option("--baselines/--no-baselines", help="What simple methods get on the same rows.")
     ] = True,
+    train_rows: Annotated[
+        str | None,
+        typer.Option("--train", metavar="DATA", help="Rows that they learn from, where the run does not know its own."),
+    ] = None,
     compute_metrics: Annotated[
         str | None, typer.Option("--compute-metrics", metavar="FILE.py", help="Metrics of your own beside them.")
     ] = None,
@@ -200,7 +204,13 @@ def evaluate(
         require_new_file(out, (".json",))
     model = load(run, which=part(which)).with_layout(parse_set(set_ or []))
     found = model.evaluate(
-        data, label=label, split=split, by=by or (), baselines=baselines, compute_metrics=compute_metrics
+        data,
+        label=label,
+        split=split,
+        by=by or (),
+        baselines=baselines,
+        train=train_rows,
+        compute_metrics=compute_metrics,
     )
     if out is not None:
         replace_file(out, as_json(found.as_json()))

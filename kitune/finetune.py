@@ -1,5 +1,6 @@
 """The main job, readable from top to bottom: from data to a run."""
 
+import errno
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -39,6 +40,7 @@ from kitune.resume import (
     restored,
 )
 from kitune.run_folder import (
+    CHOOSING_TEXTS,
     KNOWN_TEXTS,
     Keeper,
     as_json,
@@ -148,8 +150,9 @@ def finetune(
     own = own_metrics(options.train, compute_metrics)
     machine = connect(options.engine)
     say = machine.say
-    folder = choose_folder(out) if machine.is_first else Path()
-    require_writable(folder)
+    folder = Path()
+    if machine.is_first:
+        require_writable(choose_folder(out))
     parts, said = read_parts(options, sources)
     for sentence in said:
         say(sentence)
@@ -209,7 +212,7 @@ def go_on(
     options = with_values(before, changes, where="--set")
     refuse_changed_options(folder, before, options)
     own = own_metrics(options.train, compute_metrics)
-    refuse_changed_metrics(folder, record, own)
+    refuse_changed_metrics(folder, record, before, own)
     machine = connect(options.engine)
     given = {part: sources.get(part, getattr(options.data, part)) for part in PARTS}
     if given["train"] is None:
@@ -240,6 +243,12 @@ def explained(folder: Path, parts: Parts, options: RunOptions, machine: Machine)
         except Interrupted:
             raise KeyboardInterrupt(command("kitune", "train", "--resume", folder)) from None
         except OSError as error:
+            if error.errno == errno.ENOMEM:
+                raise UserError(
+                    f"{folder}: the system gives no more memory",
+                    fix="try --set train.accumulation=2, a shorter data.max_length or a smaller model, then "
+                    + command("kitune", "train", "--resume", folder),
+                ) from None
             raise no_room(folder, error.strerror or str(error)) from None
 
 
@@ -294,7 +303,7 @@ def train_network(
         logits = outputs(training.network, valid, pad_id=training.pad_id, machine=machine, advance=journal.advance)
         journal.end()
         threshold = threshold_of(parts.task, logits, labels)
-        metrics = scored(parts, valid, logits, threshold, own)
+        metrics = scored(parts, valid, logits, threshold, own, machine=machine, best=training.options.best_metric)
         latest.update(metrics, threshold=threshold)
         return metrics
 
@@ -329,6 +338,8 @@ def finish(
     known = np.unique(parts.given_keys["train"])
     if machine.is_first:
         np.save(folder / KNOWN_TEXTS, known)
+        if "valid" in parts.given:
+            np.save(folder / CHOOSING_TEXTS, np.setdiff1d(parts.keys("valid"), known))
     # What is read here is what predict will say.
     answering = load_to_answer(folder / "best", parts.task, parts.names, options.engine, machine)
     pad_id = answering.tokenizer.pad_token_id or 0
@@ -336,7 +347,7 @@ def finish(
         if part not in encoded:
             continue
         logits = outputs(answering.network, encoded[part], pad_id=pad_id, machine=machine)
-        metrics[part] = scored(parts, encoded[part], logits, threshold, own)
+        metrics[part] = scored(parts, encoded[part], logits, threshold, own, machine=machine)
         if machine.is_first:
             answers = Predictions(logits, parts.names, parts.task, threshold)
             target = folder / "predictions" / f"{part}.parquet"
@@ -350,7 +361,7 @@ def finish(
         new = np.flatnonzero(~np.isin(parts.keys(part), known))
         if 0 < len(new) < len(logits):
             # Not the user's own metrics, which a handful of rows may be too few for.
-            metrics[f"{part}_new"] = scored(parts, encoded[part], logits, threshold, None, rows=new)
+            metrics[f"{part}_new"] = scored(parts, encoded[part], logits, threshold, None, machine=machine, rows=new)
             line = table_line(metrics[f"{part}_new"], names)
             machine.say(f"  without the {numbered(len(logits) - len(new), 'row')} whose text is in train: {line}")
     if machine.is_first:
@@ -368,15 +379,31 @@ def scored(
     threshold: float,
     own: OwnMetrics | None,
     *,
+    machine: Machine,
+    best: str | None = None,
     rows: Rows | None = None,
 ) -> Metrics:
-    """The loss, the task's metrics, and the user's own, of all rows or of some."""
+    """The loss, the task's metrics, and the user's own, of all rows or of some.
+
+    A function of the user's that fails is left out, aloud, so that nothing that was trained is lost.
+
+    Args:
+        best: the metric that chooses the weights: without it the training cannot go on.
+    """
     labels = encoded.labels
     assert labels is not None
     if rows is not None:
         logits, labels = logits[rows], labels[rows]
     metrics = score(parts.task, logits, labels, threshold=threshold)
-    return metrics | own(parts.task, logits, labels, lambda: filled_ids(encoded, rows)) if own else metrics
+    if own is None:
+        return metrics
+    try:
+        return metrics | own(parts.task, logits, labels, lambda: filled_ids(encoded, rows))
+    except UserError as error:
+        if best is not None and best not in metrics:
+            raise
+        machine.say(f"{error.problem}: left out")
+        return metrics
 
 
 def agree(machine: Machine, value: str) -> str:

@@ -1,6 +1,7 @@
 """Networks that only answer: in the machine's precision, on the fast path where there is one."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -8,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kitune.config import EngineOptions, TaskName
-from kitune.data.encode import encode
+from kitune.data.encode import encode, sample_lengths
+from kitune.data.long_texts import LongTexts
 from kitune.data.table import Table
-from kitune.evaluate.baselines import Vectors
 from kitune.evaluate.score import outputs
 from kitune.model.encoder import Pretrained, load_encoder, load_pretrained
 from kitune.model.engine import kernels_for, speed_up
@@ -39,15 +40,43 @@ def set_to_answer(network: Any, engine: EngineOptions, machine: Machine) -> None
         network.to(machine.device, dtype)
 
 
-def load_to_embed(folder: Path, engine: EngineOptions, machine: Machine, *, max_length: int) -> Vectors:
-    """From a table and a text column to vectors, (rows, width) of unit length: the mean over each text's tokens."""
+@dataclass(frozen=True)
+class Embedder:
+    """An encoder as it came, from texts to vectors.
+
+    Attributes:
+        parameters: of the encoder, but for its embeddings.
+    """
+
+    network: Pooled
+    tokenizer: Any
+    max_length: int
+    long_texts: LongTexts
+    machine: Machine
+    parameters: int
+
+    def __call__(self, table: Table, column: str) -> NDArray[np.float32]:
+        """A vector of unit length for each row's text, the mean over its tokens: (rows, width)."""
+        encoded = encode(
+            table, (column,), self.tokenizer, max_length=self.max_length, long_texts=self.long_texts, cache=False
+        )
+        vectors = outputs(self.network, encoded, pad_id=self.tokenizer.pad_token_id or 0, machine=self.machine)
+        return vectors if encoded.first is None else vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    def work(self, table: Table, text: Sequence[str]) -> float:
+        """Multiplications for a row, about: parameters x tokens."""
+        most = self.max_length * (self.long_texts.most_windows if self.long_texts.how == "windows" else 1)
+        tokens = np.minimum(sample_lengths(table, text, self.tokenizer, cache=False), most)
+        return float(self.parameters * max(1.0, tokens.sum(axis=1).mean()))
+
+
+def load_to_embed(
+    folder: Path, engine: EngineOptions, machine: Machine, *, max_length: int, long_texts: LongTexts
+) -> Embedder:
+    """The encoder of a folder, where it computes."""
     encoder, tokenizer = load_encoder(folder)
+    every = sum(parameter.numel() for parameter in encoder.parameters())
+    parameters = every - encoder.get_input_embeddings().weight.numel()
     set_to_answer(encoder, engine, machine)
     tokenizer.model_max_length = max_length
-    network = Pooled(encoder)
-
-    def vectors(table: Table, column: str) -> NDArray[np.float32]:
-        encoded = encode(table, (column,), tokenizer, max_length=max_length, cache=False)
-        return outputs(network, encoded, pad_id=tokenizer.pad_token_id or 0, machine=machine)
-
-    return vectors
+    return Embedder(Pooled(encoder), tokenizer, max_length, long_texts, machine, parameters)

@@ -69,6 +69,8 @@ def single_label_metrics(logits: NDArray[np.float32], labels: NDArray[np.int64])
 def multi_label_metrics(logits: NDArray[np.float32], labels: NDArray[np.float32], *, threshold: float = 0.5) -> Metrics:
     """Micro-F1, macro-F1 and the share of rows whose labels are all right, where a probability reaches `threshold`.
 
+    A label that neither occurs nor is answered is in no average.
+
     Args:
         logits, labels: (rows, labels).
     """
@@ -76,9 +78,11 @@ def multi_label_metrics(logits: NDArray[np.float32], labels: NDArray[np.float32]
 
     predicted = sigmoid(logits) >= threshold
     gold = labels > 0.5
+    there = gold.any(axis=0) | predicted.any(axis=0)
+    of_label = f1_score(gold[:, there], predicted[:, there], average=None, zero_division=0.0) if there.any() else [0.0]
     return {
         "micro_f1": float(f1_score(gold, predicted, average="micro", zero_division=0.0)),
-        "macro_f1": float(f1_score(gold, predicted, average="macro", zero_division=0.0)),
+        "macro_f1": float(np.mean(of_label)),
         "subset_accuracy": float((predicted == gold).all(axis=1).mean()),
     }
 

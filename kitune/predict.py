@@ -1,8 +1,9 @@
 """A trained model, ready to answer."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from threading import RLock
 from types import NoneType
 from typing import Any
 
@@ -23,12 +24,12 @@ from kitune.config import (
 )
 from kitune.data.columns import guess_text, require_columns
 from kitune.data.encode import Encoded, encode
-from kitune.data.labels import label_array
+from kitune.data.labels import label_array, read_by_place
 from kitune.data.long_texts import LongTexts
 from kitune.data.read import Source
 from kitune.data.sources import read_part
 from kitune.data.split import text_keys
-from kitune.data.table import Table
+from kitune.data.table import Rows, Table
 from kitune.errors import UserError, numbered
 from kitune.evaluate.evaluation import Evaluation, judged, slices_of
 from kitune.evaluate.measures import Answered
@@ -37,7 +38,7 @@ from kitune.evaluate.score import Predictions, outputs
 from kitune.inference import load_to_answer
 from kitune.model.encoder import load_config, model_folder
 from kitune.rivals import rivals
-from kitune.run_folder import KNOWN_TEXTS, threshold_in
+from kitune.run_folder import CHOOSING_TEXTS, KNOWN_TEXTS, threshold_in
 from kitune.tasks import task_of
 from kitune.training.devices import Machine, connect
 
@@ -52,6 +53,8 @@ class Model:
         run: the options of the run that it is of; None for a model from elsewhere.
         folder: where it was loaded from.
         known_texts: keys of the texts that it was trained on (see `text_keys`), of a run.
+        choosing_texts: keys of the others that chose its weights.
+        include_for_metrics: what the user's own metrics are given besides predictions and labels.
         usual_encoding: of its own files; read in it are those that are not UTF-8.
     """
 
@@ -67,6 +70,9 @@ class Model:
     run: RunOptions | None = None
     usual_encoding: str = "auto"
     known_texts: NDArray[np.uint64] | None = None
+    choosing_texts: NDArray[np.uint64] | None = None
+    include_for_metrics: tuple[str, ...] = ()
+    answering: RLock = field(default_factory=RLock, compare=False, repr=False)
 
     @property
     def text(self) -> tuple[str, ...] | None:
@@ -116,15 +122,33 @@ class Model:
     def with_layout(self, changes: Mapping[str, Any]) -> "Model":
         """This model for files of another layout, or another reading of long texts: `{"data.encoding": "cp932"}`.
 
+        `data.labels` says what its outputs are called, in their order; `train.include_for_metrics` what the user's own
+        metrics are given.
+
         Raises:
             UserError: another option than one of these.
         """
-        known = [f"data.{name}" for name in (*Layout.model_fields, "long_texts", "most_windows")]
+        known = [f"data.{name}" for name in (*Layout.model_fields, "labels", "long_texts", "most_windows")]
+        known.append("train.include_for_metrics")
         wrong = next((name for name in changes if name not in known), None)
         if wrong is not None:
             names = ", ".join(known)
             raise UserError(f"--set {wrong}: a trained model takes no such option", fix=f"there are {names}")
-        return replace(self, data=with_values(RunOptions(data=self.data), changes).data)
+        told = with_values(RunOptions(data=self.data), changes)
+        called = told.data.labels if "data.labels" in changes and told.data.labels else self.label_names
+        if len(set(called)) != len(self.label_names) or (self.task == "regression" and called != self.label_names):
+            outputs = "a number" if self.task == "regression" else ", ".join(self.label_names)
+            raise UserError(
+                f"--set data.labels: {numbered(len(set(called)), 'name')}, and the model answers {outputs}",
+                fix="give a name for each of them, in their order",
+            )
+        wanted = told.train.include_for_metrics
+        return replace(
+            self,
+            data=told.data,
+            label_names=called,
+            include_for_metrics=tuple(wanted) if "train.include_for_metrics" in changes else self.include_for_metrics,
+        )
 
     def columns_in(self, table: Table) -> tuple[str, ...]:
         """The text columns of `table` for this model."""
@@ -138,18 +162,20 @@ class Model:
 
     def encode(self, table: Table) -> Encoded:
         """The token ids of every row of `table`."""
-        return encode(
-            table,
-            self.columns_in(table),
-            self.tokenizer,
-            max_length=self.max_length,
-            long_texts=LongTexts.asked(self.data),
-            cache=False,
-        )
+        with self.answering:
+            return encode(
+                table,
+                self.columns_in(table),
+                self.tokenizer,
+                max_length=self.max_length,
+                long_texts=LongTexts.asked(self.data),
+                cache=False,
+            )
 
     def logits(self, encoded: Encoded) -> NDArray[np.float32]:
         """What the network says of every row, (rows, outputs)."""
-        return outputs(self.network, encoded, pad_id=self.tokenizer.pad_token_id or 0, machine=self.machine)
+        with self.answering:  # the memory of a pass, and a tokenizer's settings, belong to one caller at a time
+            return outputs(self.network, encoded, pad_id=self.tokenizer.pad_token_id or 0, machine=self.machine)
 
     def evaluate(
         self,
@@ -177,7 +203,7 @@ class Model:
         run = self.run or RunOptions()
         own = None
         if compute_metrics is not None:
-            own = loaded(compute_metrics, frozenset(run.train.include_for_metrics))
+            own = loaded(compute_metrics, frozenset(self.include_for_metrics))
             own.names(self.task, len(self.label_names))  # a broken one costs no time
         table = self.read(data, split=split)
         column = label or self.data.label
@@ -192,12 +218,10 @@ class Model:
         labels = label_array(table, column, self.task, self.label_names, separator=separator, trained=True)
         encoded = self.encode(table)
         answered = Answered(self.task, self.logits(encoded), labels, self.label_names, self.threshold)
-        text, new = self.columns_in(table), None
-        if self.known_texts is not None:
-            rows = np.flatnonzero(~np.isin(text_keys(table, text), self.known_texts))
-            new = rows if 0 < len(rows) < len(labels) else None
-        others: dict[str, Answered] = {}
-        notes: list[str] = []
+        text, others = self.columns_in(table), dict[str, Answered]()
+        new, notes = self.new_rows(text_keys(table, text))
+        if said := read_by_place(table.values(column), self.task, self.label_names, separator):
+            notes.append(f"column {column!r}: {said}")
         if baselines:
             told = {"text": text, "label": column, "labels": None if self.task == "regression" else self.label_names}
             options = run.model_copy(update={"task": self.task, "data": self.data.model_copy(update=told)})
@@ -207,7 +231,7 @@ class Model:
                 self.folder.parent,
                 table,
                 labels,
-                train=train,
+                sources={} if train is None else {"train": train},
                 machine=self.machine,
                 max_length=self.max_length,
             )
@@ -225,6 +249,23 @@ class Model:
             own=own_measure(own, answered, encoded) if own else None,
             notes=notes,
         )
+
+    def new_rows(self, keys: NDArray[np.uint64]) -> tuple[Rows | None, list[str]]:
+        """The rows whose texts the model was not trained on, None where all are so, and what there is to say.
+
+        Args:
+            keys: of the rows' texts, (rows,).
+        """
+        if self.known_texts is None:
+            unknown = "which texts it was trained on is not known: scores on them say nothing about new ones"
+            return None, [unknown] if self.run else []
+        rows, notes = np.flatnonzero(~np.isin(keys, self.known_texts)), []
+        if not len(rows):
+            notes.append("it was trained on all of these texts: these scores say nothing about new ones")
+        chose = 0 if self.choosing_texts is None else int(np.isin(keys[rows], self.choosing_texts).sum())
+        if chose:
+            notes.append(f"{numbered(chose, 'row')} chose its weights, which flatters it on them")
+        return rows if len(rows) < len(keys) else None, notes
 
 
 def load(
@@ -255,6 +296,13 @@ def load(
     task = task_of(config.problem_type, config.num_labels)
     names = tuple(str(label) for _, label in sorted(config.id2label.items()))
     pretrained = load_to_answer(folder, task, names, engine, machine)
+    if pretrained.head_is_new:
+        raise UserError(
+            f"{name}: its file has no weights of a head for {numbered(len(names), 'output')}",
+            fix=f"download the model again, or train it: kitune train DATA --model {name}",
+        )
+    for sentence in pretrained.said:
+        machine.say(sentence)
     return Model(
         pretrained.network,
         pretrained.tokenizer,
@@ -267,14 +315,16 @@ def load(
         folder,
         options,
         options.data.encoding if options else "auto",
-        known_texts(folder),
+        noted_texts(folder.parent / KNOWN_TEXTS),
+        noted_texts(folder.parent / CHOOSING_TEXTS),
+        tuple(options.train.include_for_metrics) if options else (),
     )
 
 
-def known_texts(folder: Path) -> NDArray[np.uint64] | None:
-    """Keys of the texts that a run has learned from; None where it did not note them, or not to the end."""
+def noted_texts(path: Path) -> NDArray[np.uint64] | None:
+    """Keys of texts that a run has noted; None where it did not, or not to the end."""
     try:
-        keys: NDArray[np.uint64] = np.load(folder.parent / KNOWN_TEXTS, allow_pickle=False)
+        keys: NDArray[np.uint64] = np.load(path, allow_pickle=False)
     except (OSError, ValueError):
         return None
     return keys

@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, Literal
@@ -14,12 +14,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from kitune.answers import answer_rows, beside
+from kitune.answers import answer_rows, beside, write_predictions
 from kitune.config import FREE_OF_REPEATS, RunOptions, TaskName, dump_yaml, load_yaml, with_values
 from kitune.data.parts import Parts, read_parts
 from kitune.data.read import Source
 from kitune.data.split import strata, units
-from kitune.data.table import Rows
+from kitune.data.table import Rows, Table
 from kitune.data.write import row_writer
 from kitune.errors import UserError, command, numbered
 from kitune.evaluate.evaluation import Evaluation, judged
@@ -30,9 +30,11 @@ from kitune.metrics import Metrics
 from kitune.notebook import Block, Grid, Shown, speech
 from kitune.prepare import asked, with_whole_paths
 from kitune.resume import refuse_changed_options
+from kitune.rivals import rivals
 from kitune.run_folder import as_json, choose_folder, replace_file, require_writable, threshold_in
+from kitune.training.devices import connect
 
-PLAN, OPTIONS, POOLED = "repeats.json", "options.yaml", "out-of-fold.parquet"
+PLAN, OPTIONS, POOLED, MEAN = "repeats.json", "options.yaml", "out-of-fold.parquet", "mean-answers.parquet"
 # A probability of 0 or 1 as a logit would be infinite.
 LEAST_PROBABILITY = 1e-12
 DEFAULTS: dict[str, int | list[int]] = {"folds": 5, "seeds": [1, 2, 3]}
@@ -47,8 +49,8 @@ class Repeats(Shown):
         names: of the folders: `fold-1`, `seed-3`.
         part: that was scored: of folds the one that was held out; else test, or valid where there is none.
         metrics: of each training on that part.
-        together: all folds' answers as one, a row for each row of the data; or the mean answer of all seeds on test, None
-            where there is no test part.
+        together: all folds' answers as one, a row for each row of the data; or the mean answer of all seeds on the part,
+            None where each seed held out other rows.
     """
 
     folder: Path
@@ -132,7 +134,9 @@ def train_seeds(
     options: Mapping[str, Any] | None = None,
     resume: str | Path | None = None,
 ) -> Repeats:
-    """Train with each seed: how much of a score is luck, and what the mean of all answers scores on test.
+    """Train with each seed: how much of a score is luck, and what the mean of all answers scores.
+
+    The mean answers are in `mean-answers.parquet`, where the seeds answered the same rows: test, or a valid of its own.
 
     Args:
         seeds: each decides the split, the new head, the order of rows and dropout of one training; 1, 2, 3 where they are
@@ -238,6 +242,8 @@ def over_folds(folder: Path, parts: Parts, fold_of: Rows) -> Repeats:
     data = options.data.model_copy(update=update)
     of_fold = options.model_copy(update={"task": parts.task, "data": data})
     runs, count = [], int(fold_of.max()) + 1
+    beside_it: list[tuple[Rows, dict[str, Answered]]] = []
+    notes: list[str] = []
     logits = np.empty((len(table), len(parts.names)), dtype=np.float32)
     threshold = np.full((len(table), 1), 0.5)
     for number in range(count):
@@ -247,8 +253,12 @@ def over_folds(folder: Path, parts: Parts, fold_of: Rows) -> Repeats:
             given["valid"] = parts.tables["valid"].data
         say(f"fold {number + 1} of {count}: {len(inside):,} rows are answered by a model of the other {len(outside):,}")
         run = one(folder / f"fold-{number + 1}", of_fold, given)
-        logits[inside], threshold[inside] = logits_in(run.folder, parts), threshold_in(run / "best")
+        logits[inside], threshold[inside] = logits_in(run.folder, "test", parts), threshold_in(run / "best")
         runs.append(run)
+        learn_from = {part: source for part, source in given.items() if part != "test"}
+        found, said = rivals_of(run, table.take(inside), parts, learn_from)
+        beside_it.append((inside, found))
+        notes += [f"fold {number + 1}: {note}" for note in said]
     answers = Predictions(logits, parts.names, parts.task, threshold)
     columns = [name for name in parts.columns.used if name in table.columns]
     rows = answer_rows(answers, table, columns, probabilities=True)
@@ -257,7 +267,9 @@ def over_folds(folder: Path, parts: Parts, fold_of: Rows) -> Repeats:
     answered = Answered(parts.task, logits, parts.labels_in(table), parts.names, threshold)
     names = tuple(run.folder.name for run in runs)
     metrics = tuple(run.metrics["test"] for run in runs)
-    return kept(Repeats(folder, names, "its fold", metrics, judged(answered, f"{table.source}, out of fold")))
+    source = f"{table.source}, out of fold"
+    together = judged(answered, source, baselines=as_one(answered, beside_it), notes=notes)
+    return kept(Repeats(folder, names, "its fold", metrics, together))
 
 
 def over_seeds(
@@ -271,11 +283,19 @@ def over_seeds(
     names = tuple(run.folder.name for run in runs)
     part = "test" if "test" in runs[0].metrics else "valid"
     together = None
-    if part == "test":
-        logits = mean_answer([logits_in(run.folder, parts) for run in runs], parts.task)
+    if part in parts.given:
+        table = parts.tables[part]
+        logits = mean_answer([logits_in(run.folder, part, parts) for run in runs], parts.task)
         threshold = fmean(threshold_in(run / "best") for run in runs)
-        answered = Answered(parts.task, logits, parts.labels("test"), parts.names, threshold)
-        together = judged(answered, f"{parts.tables['test'].source}, the mean answer of {len(runs)} seeds")
+        answers = Predictions(logits, parts.names, parts.task, threshold)
+        columns = parts.columns_in(part)
+        write_predictions(answers, table, folder / MEAN, columns=columns, probabilities=True)
+        answered = Answered(parts.task, logits, parts.labels(part), parts.names, threshold)
+        found, notes = rivals_of(runs[0], table, parts, {p: s for p, s in sources.items() if p in ("train", "valid")})
+        if part == "valid":
+            notes.append("these rows chose the weights, which flatters them; a test part (--test) chooses nothing")
+        source = f"{table.source}, the mean answer of {len(runs)} seeds"
+        together = judged(answered, source, baselines=found, notes=notes)
     return kept(Repeats(folder, names, part, tuple(run.metrics[part] for run in runs), together))
 
 
@@ -312,9 +332,32 @@ def folds(parts: Parts, count: int) -> Rows:
     return result
 
 
-def logits_in(run: Path, parts: Parts) -> NDArray[np.float32]:
-    """Outputs as a run's answers to test say them, (rows, outputs): logarithms of the probabilities, or the numbers."""
-    table = pq.read_table(run / "predictions" / "test.parquet")
+def rivals_of(
+    run: Run, table: Table, parts: Parts, sources: Mapping[str, Source]
+) -> tuple[dict[str, Answered], list[str]]:
+    """What the baselines say of a table's rows, learned as one of the trainings has learned, and why one is missing."""
+    options = run.options
+    machine, max_length = connect(options.engine, alone=True), int(options.data.max_length)
+    labels = parts.labels_in(table)
+    return rivals(options, options, run.folder, table, labels, sources=sources, machine=machine, max_length=max_length)
+
+
+def as_one(answered: Answered, of_folds: Sequence[tuple[Rows, Mapping[str, Answered]]]) -> dict[str, Answered]:
+    """The baselines' answers to all folds, each row's from its own; of those that every fold has."""
+    found: dict[str, Answered] = {}
+    for name in of_folds[0][1]:
+        if not all(name in one for _, one in of_folds):
+            continue
+        logits, threshold = np.empty(answered.logits.shape), np.full((len(answered), 1), 0.5)
+        for inside, one in of_folds:
+            logits[inside], threshold[inside] = one[name].logits, one[name].threshold
+        found[name] = replace(answered, logits=logits, threshold=threshold)
+    return found
+
+
+def logits_in(run: Path, part: str, parts: Parts) -> NDArray[np.float32]:
+    """Outputs as a run's answers to a part say them, (rows, outputs): logarithms of the probabilities, or the numbers."""
+    table = pq.read_table(run / "predictions" / f"{part}.parquet")
     if parts.task == "regression":
         return np.asarray(table.column("prediction").to_numpy(), dtype=np.float32)[:, None]
     shares = np.stack([table.column(f"p({name})").to_numpy() for name in parts.names], axis=1)

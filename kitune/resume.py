@@ -70,14 +70,19 @@ def refuse_changed_model(folder: Path, record: Mapping[str, Any], pretrained: Pr
             )
 
 
-def refuse_changed_metrics(folder: Path, record: Mapping[str, Any], own: OwnMetrics | None) -> None:
-    """Refuse a resumption that would choose its best weights by other metrics."""
+def refuse_changed_metrics(
+    folder: Path, record: Mapping[str, Any], options: RunOptions, own: OwnMetrics | None
+) -> None:
+    """Refuse a resumption without the user's metrics, or with others where they choose the best weights."""
     before = record.get("compute_metrics")
     if before is not None and own is None:
         problem = f"{folder}: it was trained with metrics of your own" + ("" if before else ", a function in Python")
         there = f"resume there: kitune.train(resume={str(folder)!r}, compute_metrics=...)"
         raise UserError(problem, fix="do not unset train.compute_metrics" if before else there)
-    if before and own and own.digest != before:
+    if not before or own is None or own.digest == before:
+        return
+    assert options.task != "auto"
+    if options.train.best_metric in own.names(options.task, len(options.data.labels or ())):
         raise UserError(
             f"{folder}: {own.place} is not what it was when the run began",
             fix="put the old file back to go on, or start a new run: "

@@ -1,12 +1,14 @@
 """The baselines of a model, learned from the rows that it learned from."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from kitune.config import RunOptions
+from kitune.data.long_texts import LongTexts
 from kitune.data.parts import Parts, read_parts
 from kitune.data.read import Source
 from kitune.data.table import Table
-from kitune.errors import UserError
+from kitune.errors import UserError, numbered
 from kitune.evaluate.baselines import bag_of_words, frozen_probe, learned, majority
 from kitune.evaluate.linear import Labels
 from kitune.evaluate.measures import Answered
@@ -14,6 +16,9 @@ from kitune.inference import load_to_embed
 from kitune.model.encoder import model_folder
 from kitune.run_folder import read_record
 from kitune.training.devices import Machine
+
+# Multiplications that the frozen probe's rows may take: half a minute on a few cores with bf16.
+MOST_WORK = 2e13
 
 
 def rivals(
@@ -23,7 +28,7 @@ def rivals(
     table: Table,
     labels: Labels,
     *,
-    train: Source,
+    sources: Mapping[str, Source],
     machine: Machine,
     max_length: int,
 ) -> tuple[dict[str, Answered], list[str]]:
@@ -33,10 +38,11 @@ def rivals(
         options: the model's task, columns and label names.
         run: the options of the run that the model is of; None for a model from elsewhere.
         folder: of the run.
-        train: the rows to learn from, where the run's own are in no file.
+        sources: the rows to learn from (train) and to be chosen on (valid, else a part of train), where the run's own are
+            in no file.
     """
     try:
-        parts = rows_learned(options, run, folder, train)
+        parts = rows_learned(options, run, folder, sources)
     except UserError as error:
         return {}, [f"no baselines: {error.problem}"]
     assert options.data.text is not None
@@ -46,10 +52,20 @@ def rivals(
     def probe() -> Answered:
         if run is None:
             raise UserError("it is not known which model this one was trained from", fix="evaluate a run")
-        folder = model_folder(run.model, run.revision)
-        return frozen_probe(rows, load_to_embed(folder, run.engine, machine, max_length=max_length))
+        folder, long_texts = model_folder(run.model, run.revision), LongTexts.asked(options.data)
+        embed = load_to_embed(folder, run.engine, machine, max_length=max_length, long_texts=long_texts)
+        train, valid = (len(rows.tables[part]) for part in ("train", "valid"))
+        part = MOST_WORK / (embed.work(rows.tables["train"], rows.text) * (train + valid))
+        if part >= 1:
+            return frozen_probe(rows, embed)
+        some = rows.share(part, options.train.seed)
+        notes.append(
+            f"the frozen probe learns from {numbered(len(some.tables['train']), 'row')}: more would take minutes"
+        )
+        return frozen_probe(some, embed)
 
-    found, notes = {"majority": majority(rows)}, []
+    found: dict[str, Answered] = {"majority": majority(rows)}
+    notes: list[str] = []
     for name, learn in {"TF-IDF": lambda: bag_of_words(rows), "frozen probe": probe}.items():
         try:
             found[name] = learn()
@@ -58,18 +74,18 @@ def rivals(
     return found, notes
 
 
-def rows_learned(options: RunOptions, run: RunOptions | None, folder: Path, train: Source) -> Parts:
+def rows_learned(options: RunOptions, run: RunOptions | None, folder: Path, sources: Mapping[str, Source]) -> Parts:
     """Train and valid as the run had them, or cut from the rows that were given.
 
     Raises:
         UserError: they are nowhere, or are not what they were.
     """
-    if train is not None:
+    if sources:
         told = options.data.model_copy(update={"train": None, "valid": None, "test": None})
-        return read_parts(options.model_copy(update={"data": told}), {"train": train})[0]
+        return read_parts(options.model_copy(update={"data": told}), sources)[0]
     if run is None or run.data.train is None:
         where = "the run learned from rows in Python" if run else "it is not known what the model learned from"
-        raise UserError(f"{where}; model.evaluate(data, train=rows) takes them", fix="give them")
+        raise UserError(f"{where}; --train FILE names it, or model.evaluate(data, train=rows)", fix="give them")
     parts, _ = read_parts(run.model_copy(update={"data": run.data.model_copy(update={"test": None})}), {})
     before, now = read_record(folder)["data"], parts.fingerprints()
     if any(before.get(part) != now[part] for part in ("train", "valid")):

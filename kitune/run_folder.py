@@ -49,6 +49,8 @@ FORMAT = 1
 WEIGHTS, MOMENTS, STATE = "model.safetensors", "moments.safetensors", "state.json"
 # Keys of the texts that the run has learned from, so that an evaluation can tell which ones are new to it.
 KNOWN_TEXTS = "train_texts.npy"
+# Keys of those that chose the weights alone, where they came in a file of their own.
+CHOOSING_TEXTS = "valid_texts.npy"
 
 
 def choose_folder(out: str | Path | None) -> Path:

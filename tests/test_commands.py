@@ -111,6 +111,9 @@ def place(tmp_path: Path, rows: Rows) -> Path:
     for seed, name in enumerate(("reviews.csv", "more-reviews.csv", "train.csv", "valid.csv", "test.csv")):
         table(name, columns, reviews(40 if name in ("reviews.csv", "train.csv") else 12, seed))
     table("new.csv", ["id", "review"], [line[:2] for line in reviews(6, 9)])
+    table(
+        "moods.csv", ["text", "mood"], [[text, "bad" if stars < 3 else "good"] for _, text, stars, _ in reviews(12, 9)]
+    )
     (tmp_path / "texts.txt").write_text("arrived broken\nlovely\n")
     (tmp_path / "folder").mkdir()
     for part in ("train", "valid"):

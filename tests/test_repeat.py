@@ -58,6 +58,9 @@ def test_every_row_is_answered_once_in_order_by_a_model_that_never_saw_it(
         assert table.column("prediction").to_pylist() == answers
     assert found.together is not None
     assert found.together.scores.rows == 45
+    assert {name: one.rows for name, one in found.together.baselines.items()} == {
+        "majority": 45, "TF-IDF": 45, "frozen probe": 45,
+    }  # fmt: skip
     if task == "single-label":
         right = [row["label"] == said for row, said in zip(made, answers, strict=True)]
         assert found.together.metrics["accuracy"] == pytest.approx(np.mean(right))
@@ -73,7 +76,7 @@ def test_outputs_survive_the_way_through_a_file_of_probabilities(
     made = rows("single-label", 40)
     run = kitune.train(made, test=made[:10], model=str(lively_model), out=tmp_path / "run", options=QUICK)
     parts, _ = read_parts(with_values(RunOptions(), {"data.text": ["text"], "data.label": "label"}), {"train": made})
-    through = logits_in(run.folder, parts)
+    through = logits_in(run.folder, "test", parts)
     direct = run.predict(made[:10]).logits
     np.testing.assert_allclose(through[:, 1] - through[:, 0], direct[:, 1] - direct[:, 0], atol=1e-5)
 
@@ -101,6 +104,21 @@ def test_seeds_are_pooled_and_their_mean_answer_is_scored(lively_model: Path, ro
     scores = [one["accuracy"] for one in found.metrics]
     assert (found.mean["accuracy"], found.sd["accuracy"]) == pytest.approx((np.mean(scores), np.std(scores, ddof=1)))
     assert json.loads((tmp_path / "s" / "metrics.json").read_text())["mean"] == pytest.approx(found.mean)
+    assert set(found.together.baselines) == {"majority", "TF-IDF", "frozen probe"}
+    written = pq.read_table(tmp_path / "s" / "mean-answers.parquet")
+    np.testing.assert_allclose(np.asarray(written.column("p(yes)")), shares[:, 1], atol=1e-6)
+
+
+def test_seeds_with_a_valid_part_of_its_own_are_pooled_on_it(lively_model: Path, rows: Rows, tmp_path: Path) -> None:
+    told = QUICK | {"data.valid": str(write_rows(tmp_path / "valid.jsonl", valid := rows("single-label", 20, seed=3)))}
+    found = train_seeds(
+        rows("single-label", 40), seeds=(1, 2), model=str(lively_model), out=tmp_path / "s", options=told
+    )
+    assert found.together is not None
+    assert (found.part, found.together.scores.rows) == ("valid", 20)
+    assert set(found.together.baselines) == {"majority", "TF-IDF", "frozen probe"}
+    assert any("chose the weights" in note for note in found.together.notes)
+    assert pq.read_table(tmp_path / "s" / "mean-answers.parquet").num_rows == len(valid)
 
 
 def test_without_a_test_part_seeds_are_scored_on_what_each_held_out(

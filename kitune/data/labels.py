@@ -169,10 +169,22 @@ def position_of(
     raise UserError(
         f"{table.where(row)}: label {label!r} in column {column!r} is not among the "
         f"{numbered(len(names), 'label')} ({listed})",
-        fix="correct the row, or leave it out: the model was not trained on that label"
+        fix="correct the row, or tell the data's names for the model's labels, in its order: "
+        + command("--set", "data.labels=[...]")
         if trained
         else f"correct the row, or tell all labels: {command('--set', 'data.labels=' + yaml_list([*names, label]))}",
     )
+
+
+def read_by_place(values: Sequence[Any], task: TaskName, names: Sequence[str], separator: str = "auto") -> str | None:
+    """`0, 1 are read as no, yes`: the labels that are told by their place in `names`, for a sentence; None where none are."""
+    if task == "regression":
+        return None
+    separator = separator_for(values, names) if separator == "auto" else separator
+    places = [label for label in label_names(task, values, separator) if label not in names]
+    if not places:
+        return None
+    return f"{', '.join(places[:5])} are read as {', '.join(names[int(float(place))] for place in places[:5])}"
 
 
 def is_position(number: float, names: Sequence[str]) -> bool:

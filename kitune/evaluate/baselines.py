@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,9 @@ from kitune.evaluate.score import WINDOW_ROWS
 # Rows of train that baselines learn from: enough to be a fair rival, few enough to take seconds.
 MOST_ROWS = 10_000
 # Letters of scripts that write no spaces, or glue particles to their words; above such a share words are no features.
-WITHOUT_WORDS = re.compile("[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3]")
+WITHOUT_WORDS = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3\uff66-\uff9d]"
+)
 SHARE_WITHOUT_WORDS = 0.2
 SAMPLE_ROWS = 500
 MANY_ROWS = 1_000
@@ -40,6 +42,14 @@ class Learned:
     task: TaskName
     names: tuple[str, ...]
 
+    def share(self, part: float, seed: int) -> "Learned":
+        """The same with a part of the rows to learn from and to be chosen on, stratified."""
+        tables, labels = dict(self.tables), dict(self.labels)
+        for name in ("train", "valid"):
+            rows = limit(self.labels[name], max(2, int(part * len(self.labels[name]))), seed)
+            tables[name], labels[name] = self.tables[name].take(rows), self.labels[name][rows]
+        return replace(self, tables=tables, labels=labels)
+
     def answered(self, logits: NDArray[Any], threshold: float = 0.5) -> Answered:
         """Outputs for the test rows, beside what is so."""
         return Answered(self.task, logits, self.labels["test"], self.names, threshold)
@@ -57,16 +67,26 @@ def learned(parts: Parts, table: Table, labels: Labels, text: tuple[str, ...]) -
 
 def majority(rows: Learned) -> Answered:
     """The shares of the labels in train, or their mean, for every row: what is known without reading."""
-    own = rows.labels["train"]
+    own, threshold = rows.labels["train"], 0.5
     if rows.task == "single-label":
         shares = np.bincount(own.astype(np.int64), minlength=len(rows.names)) / len(own)
         constant = np.log(np.maximum(shares, LEAST_SHARE))
     elif rows.task == "multi-label":
         shares = np.clip(own.mean(axis=0, dtype=np.float64), LEAST_SHARE, 1 - LEAST_SHARE)
-        constant = np.log(shares / (1 - shares))
+        constant, threshold = np.log(shares / (1 - shares)), commonest(shares)
     else:
         constant = own.mean(axis=0, dtype=np.float64)
-    return rows.answered(np.tile(constant, (len(rows.labels["test"]), 1)))
+    return rows.answered(np.tile(constant, (len(rows.labels["test"]), 1)), threshold)
+
+
+def commonest(shares: NDArray[np.float64]) -> float:
+    """The share from which a label is answered for every row, so that the micro-F1 of train is the best that it can be."""
+    sizes = np.sort(shares)[::-1]
+    # Of a row's labels sum(shares) are so on average; of the k that are answered, the sum of their shares is right.
+    f1 = 2 * np.cumsum(sizes) / (np.arange(1, len(sizes) + 1) + sizes.sum())
+    best = int(np.argmax(f1))
+    below = sizes[best + 1] if best + 1 < len(sizes) else 0.0
+    return float((sizes[best] + below) / 2) if below < sizes[best] else float(sizes[best])
 
 
 def bag_of_words(rows: Learned) -> Answered:
@@ -114,7 +134,8 @@ def word_features(train: Table, text: Sequence[str]) -> Features:
 
 def writes_without_words(table: Table, text: Sequence[str]) -> bool:
     """Whether the texts are Chinese, Japanese, Korean, Thai, Lao, Khmer or Burmese, by their letters."""
-    sample = table.take(np.arange(min(SAMPLE_ROWS, len(table))))
+    rows = np.random.default_rng(0).permutation(len(table))[:SAMPLE_ROWS]  # the file may be sorted by language
+    sample = table.take(np.sort(rows))
     written = "".join("".join(sample.texts(name)) for name in text)
     letters = sum(sign.isalpha() for sign in written)
     return len(WITHOUT_WORDS.findall(written)) > SHARE_WITHOUT_WORDS * letters

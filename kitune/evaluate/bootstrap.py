@@ -12,7 +12,7 @@ CONFIDENCE = 0.95
 MOST_RESAMPLES, FEWEST_RESAMPLES = 1_000, 200
 # Microseconds for the resamples of one measure: beyond the first figure there are fewer of them, beyond the second there is
 # no interval.
-MUCH_WORK, MOST_WORK = 5e5, 7e6
+MUCH_WORK, MOST_WORK = 5e5, 1e7
 # Numbers that lie in memory at once.
 CHUNK = 4_000_000
 SEED = 1

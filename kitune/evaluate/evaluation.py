@@ -62,9 +62,16 @@ def scores(answered: Answered, *, most: int = MOST_RESAMPLES, own: Measure | Non
     """
     metrics: Metrics = {}
     found: dict[str, Interval] = {}
-    for measure in [*measures(answered), *([own] if own else [])]:
+    for measure in measures(answered):
         metrics |= measure.value()
         found |= intervals(measure, most=most)
+    if own is not None:
+        mine, around = own.value(), intervals(own, most=most)
+        # One that has the name of one of these, and another value, is told apart, for what is beside it is by these.
+        called = {name: f"{name} (own)" if name in metrics else name for name in mine}
+        called = {name: new for name, new in called.items() if mine[name] != metrics.get(name)}
+        metrics |= {new: mine[name] for name, new in called.items()}
+        found |= {new: around[name] for name, new in called.items() if name in around}
     return Scores(len(answered), metrics, found)
 
 
@@ -77,7 +84,7 @@ class Evaluation(Shown):
         scores: of all rows; the metrics of a label are called `f1[name]`.
         confusion: (labels, labels) how many rows of each label (a row of the matrix) got which answer (a column); of a
             multi-label task (labels, 2, 2) as scikit-learn's `multilabel_confusion_matrix`; None for a regression.
-        new: of the rows whose text the model was not trained on, where it was on others'.
+        new: of the rows whose text the model was not trained on, where it was on others' or on all.
         slices: by column and value.
         baselines: of what a fine-tuned model has to beat, by name, on the same rows.
         ahead: how far the model is above each baseline by the task's first metric, and the 95 % interval of that, by the
@@ -169,7 +176,7 @@ def judged(
     """The evaluation of answers.
 
     Args:
-        new: the rows whose texts are new to the model, where others' are not.
+        new: the rows whose texts are new to the model, where not all of them are.
         groups: by column and value, the rows of each slice.
         baselines: what others say of the same rows, by name.
         own: the user's metrics, of all rows.
@@ -181,19 +188,28 @@ def judged(
         column: {value: scores(answered.take(rows), most=FEWEST_RESAMPLES) for value, rows in of.items()}
         for column, of in (groups or {}).items()
     }
+    of_all = scores(answered, own=own)
+    if lacking := [name for name in of_all.overall.metrics if without_interval(name, of_all)]:
+        said.append(f"no interval of {', '.join(lacking)}: resampling {numbered(len(answered), 'row')} takes too long")
     return Evaluation(
         source,
         answered.task,
         answered.label_names,
-        scores(answered, own=own),
+        of_all,
         rows_of_labels(answered),
         confusion(answered),
-        None if new is None else scores(answered.take(new)),
+        None if new is None else scores(answered.take(new)) if len(new) else Scores(0, {}, {}),
         slices,
         {name: scores(one, most=FEWEST_RESAMPLES) for name, one in (baselines or {}).items()},
         leads(answered, baselines or {}),
         tuple(said),
     )
+
+
+def without_interval(name: str, found: Scores) -> bool:
+    """Whether a metric has a value and, though resampling would say how far it is off, no interval."""
+    known = found.rows > 1 and name != "calibration_error" and np.isfinite(found.metrics[name])
+    return bool(known and name not in found.intervals)
 
 
 def measure_of(metric: str, answered: Answered) -> Measure:
@@ -268,7 +284,7 @@ def confusion(answered: Answered) -> NDArray[np.int64] | None:
 
 def metrics_grid(evaluation: Evaluation) -> Grid:
     """A line a metric; where some texts are not new to the model, the new ones' beside."""
-    new = evaluation.new
+    new = evaluation.new if evaluation.new and evaluation.new.rows else None
     header = ("metric", "value", "from", "to") + (("new texts", "from", "to") if new else ())
     rows = [(name, *evaluation.scores.cells(name), *(new.cells(name) if new else ())) for name in evaluation.metrics]
     if new:

@@ -2,8 +2,12 @@
 
 import hashlib
 import importlib.util
+import io
+import sys
+import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
@@ -26,9 +30,13 @@ MetricsFunction: TypeAlias = Callable[[Any], Mapping[str, Any]]
 # transformers' Trainer fills the input ids of shorter rows with this.
 FILL = -100
 FUNCTION = "compute_metrics"
+# What a module of the user's is registered under, so that none of that name is hidden.
+MODULE = "kitune_own_metrics"
 LEAST_DUMMY_ROWS = 8
 # What a call is taken to cost, in microseconds, at least and for each row: it decides how many resamples an interval has.
 CALL, CALL_ROW = 1_000, 2
+# A function that takes longer, in seconds, is called for its value alone.
+SLOW_CALL = 0.2
 
 
 @dataclass(frozen=True)
@@ -76,11 +84,11 @@ class OwnMetrics:
                 f"{self.place}: {where(error)}{type(error).__name__}: {' '.join(str(error).split())}",
                 fix="correct the function; it is given an EvalPrediction with .predictions and .label_ids",
             ) from error
-        if not isinstance(found, Mapping) or not all(
-            isinstance(name, str) and isinstance(value, Real | np.number | np.bool_) for name, value in found.items()
-        ):
+        numbers = {name: single_number(value) for name, value in found.items()} if isinstance(found, Mapping) else {}
+        metrics = {name: number for name, number in numbers.items() if number is not None and isinstance(name, str)}
+        if not isinstance(found, Mapping) or len(metrics) < len(found):
             raise UserError(f"{self.place}: it gave {str(found)[:80]!r}", fix='return numbers by name: {"f2": 0.5}')
-        return {name: float(value) for name, value in found.items()}
+        return metrics
 
     def names(self, task: TaskName, num_outputs: int) -> list[str]:
         """The names of the metrics, from a call on made-up rows, so that a broken function costs no epoch."""
@@ -117,12 +125,13 @@ def loaded(asked: MetricsFunction | str | Path, wanted: frozenset[str]) -> OwnMe
     path, function = Path(name), function or FUNCTION
     if not path.is_file():
         raise UserError(f"compute_metrics: {path}: there is no such file", fix="give a .py file, or FILE.py:NAME")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    spec = importlib.util.spec_from_file_location(f"{MODULE}.{path.stem}", path)
     if spec is None or spec.loader is None:
         raise UserError(f"compute_metrics: {path}: not a Python file", fix="give a .py file, or FILE.py:NAME")
     module = importlib.util.module_from_spec(spec)
     try:
-        spec.loader.exec_module(module)
+        with importable(spec.name, module, path.parent):
+            spec.loader.exec_module(module)
     except Exception as error:
         said = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise UserError(f"compute_metrics: {path}: {where(error)}{said}", fix="correct that file") from error
@@ -144,21 +153,42 @@ def own_measure(own: OwnMetrics, answered: Answered, encoded: Encoded) -> Measur
     def call(rows: Rows) -> Metrics:
         return own(answered.task, answered.logits[rows], answered.labels[rows], lambda: filled_ids(encoded, rows))
 
-    all_rows = np.arange(len(answered))
+    all_rows, began = np.arange(len(answered)), time.perf_counter()
     first = call(all_rows)
+    slow = time.perf_counter() - began > SLOW_CALL
 
     def found(weights: Weights) -> Metrics:
         if (weights == 1).all():
             return first
         try:
-            return call(np.repeat(all_rows, weights.astype(np.int64)))
+            with redirect_stdout(io.StringIO()):  # what it prints, it printed of the rows as they are
+                return call(np.repeat(all_rows, weights.astype(np.int64)))
         except UserError:
             return {}
 
     def values(weights: Weights) -> Floats:
         return np.asarray([[got.get(name, np.nan) for name in first] for got in map(found, weights)])
 
-    return Measure(tuple(first), all_rows, values, CALL + CALL_ROW * len(answered))
+    return Measure(tuple(first), all_rows, values, CALL + CALL_ROW * len(answered), resampled=not slow)
+
+
+def single_number(value: Any) -> float | None:
+    """A number, or an array or tensor of one; None of anything else."""
+    is_one = value.numel() == 1 if isinstance(value, torch.Tensor) else getattr(value, "size", None) == 1
+    item = value.item() if is_one else value
+    return float(item) if isinstance(item, Real | np.number | np.bool_) else None
+
+
+@contextmanager
+def importable(name: str, module: Any, folder: Path) -> Iterator[None]:
+    """While a module is run: it is known by its name, as dataclasses ask for, and finds the files beside it."""
+    sys.modules[name] = module
+    sys.path.insert(0, str(folder.resolve()))
+    try:
+        yield
+    finally:
+        with suppress(ValueError):
+            sys.path.remove(str(folder.resolve()))
 
 
 def where(error: BaseException) -> str:

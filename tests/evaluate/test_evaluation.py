@@ -1,7 +1,9 @@
 """What an evaluation shows: intervals, labels, confusions, slices, new texts, baselines; on the screen and as JSON."""
 
 import json
+import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,14 @@ import pytest
 
 import kitune
 from kitune.cli import main
+from kitune.data.long_texts import LongTexts
 from kitune.data.table import Table
 from kitune.errors import UserError
 from kitune.evaluate.baselines import SAMPLE_ROWS, writes_without_words
-from kitune.evaluate.evaluation import MOST_SLICES, slices_of
+from kitune.evaluate.evaluation import MOST_SLICES, judged, scores, slices_of
+from kitune.evaluate.measures import Answered
+from kitune.evaluate.score import score
+from kitune.inference import load_to_embed
 from tests.jsonl import write_rows
 
 Rows = Callable[..., list[dict[str, Any]]]
@@ -64,7 +70,8 @@ def test_every_evaluation_stands_beside_three_baselines(
     name = {"single-label": "accuracy", "multi-label": "micro_f1", "regression": "spearman"}[task]
     # The mood of a text hangs on one word, so that words must beat the commonest answer.
     if not pair:
-        assert found.baselines["TF-IDF"].metrics[name] > found.baselines["majority"].metrics[name]
+        told = {"single-label": "accuracy", "multi-label": "subset_accuracy"}[task]
+        assert found.baselines["TF-IDF"].metrics[told] > found.baselines["majority"].metrics[told]
     low, high = found.intervals[name]
     assert low <= found.metrics[name] <= high
     for rival, (ahead, interval) in found.ahead.items():
@@ -113,6 +120,116 @@ def test_rows_whose_text_was_learned_are_told_apart(run_of: Callable[..., kitune
     found = run_of("single-label").model.evaluate(made, baselines=False)
     assert found.new is not None
     assert (found.scores.rows, found.new.rows) == (30, 20)
+
+
+def test_of_nothing_but_learned_texts_it_says_so(run_of: Callable[..., kitune.Run], rows: Rows) -> None:
+    found = run_of("single-label").model.evaluate(rows("single-label", 10), baselines=False)
+    assert any("it was trained on all of these texts" in note for note in found.notes)
+    assert found.as_json()["new"] == {"rows": 0, "metrics": {}, "intervals": {}}
+    str(found)
+
+
+def test_texts_that_chose_the_weights_are_told(lively_model: Path, rows: Rows, tmp_path: Path) -> None:
+    valid, other = rows("single-label", 12, seed=2), rows("single-label", 9, seed=3)
+    run = kitune.train(
+        rows("single-label", 40), valid=valid, model=str(lively_model), out=tmp_path / "run", options=OPTIONS
+    )
+    found = kitune.load(run.folder).evaluate(valid + other, baselines=False)
+    assert any(note.startswith("12 rows chose its weights") for note in found.notes)
+    (run / "train_texts.npy").unlink()
+    found = kitune.load(run.folder).evaluate(other, baselines=False)
+    assert any("which texts it was trained on is not known" in note for note in found.notes)
+
+
+def test_labels_that_are_told_by_their_place_are_named(run_of: Callable[..., kitune.Run], rows: Rows) -> None:
+    made = rows("single-label", 20, seed=4)
+    as_places = [{**row, "label": int(row["label"] == "yes")} for row in made]
+    model = run_of("single-label").model
+    found = model.evaluate(as_places, baselines=False)
+    assert "column 'label': 0, 1 are read as no, yes" in found.notes
+    assert found.metrics == model.evaluate(made, baselines=False).metrics
+
+
+def test_a_file_without_the_head_s_weights_answers_nothing(run_of: Callable[..., kitune.Run], tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(run_of("single-label") / "best", tmp_path / "model")
+    weights = load_file(tmp_path / "model" / "model.safetensors")
+    kept = {name: tensor for name, tensor in weights.items() if not name.startswith("classifier.")}
+    save_file(kept, tmp_path / "model" / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match="no weights of a head for 2 outputs"):
+        kitune.load(tmp_path / "model")
+
+
+def test_the_majority_of_many_labels_answers_the_commonest(run_of: Callable[..., kitune.Run], rows: Rows) -> None:
+    from sklearn.metrics import f1_score
+
+    found = run_of("multi-label").model.evaluate(made := rows("multi-label", 60, seed=4))
+    names = run_of("multi-label").model.label_names
+    gold = np.asarray([[name in row["label"] for name in names] for row in made])
+    best = max(
+        f1_score(gold, np.tile([bool(bits & 1 << i) for i in range(3)], (60, 1)), average="micro", zero_division=0)
+        for bits in range(8)
+    )
+    assert found.baselines["majority"].metrics["micro_f1"] == pytest.approx(best, abs=0.05)
+
+
+def test_training_and_evaluation_give_one_metric_one_value() -> None:
+    generator = np.random.default_rng(0)
+    logits = generator.normal(size=(40, 5)).astype(np.float32) - 0.5
+    logits[:, 4] = -9  # neither occurs nor is answered
+    hot = (generator.random((40, 5)) < 0.3).astype(np.float32)
+    hot[:, 4] = 0
+    single = generator.integers(0, 4, size=40)
+    numbers = generator.normal(size=(40, 1)).astype(np.float32)
+    cases: list[tuple[Any, Any, Any]] = [
+        ("multi-label", logits, hot), ("single-label", logits, single), ("regression", logits[:, :1], numbers)
+    ]  # fmt: skip
+    for task, outputs, labels in cases:
+        of_training = score(task, outputs, labels)
+        names = tuple("abcde") if task != "regression" else ("label",)
+        of_evaluation = scores(Answered(task, outputs, labels, names)).metrics
+        for name in set(of_training) - {"loss"}:
+            assert of_training[name] == pytest.approx(of_evaluation[name]), (task, name)
+
+
+def test_long_texts_are_a_probe_s_too_and_a_large_encoder_s_probe_learns_from_fewer_rows(
+    run_of: Callable[..., kitune.Run], rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kitune.rivals.MOST_WORK", 2e6)
+    found = run_of("single-label").model.evaluate(rows("single-label", 20, seed=4))
+    note = next(note for note in found.notes if note.startswith("the frozen probe learns from"))
+    assert 2 <= int(note.split()[5]) < 81
+    assert "frozen probe" in found.baselines
+    windows = run_of("single-label").model.with_layout({"data.long_texts": "windows"})
+    machine, vectors = windows.machine, []
+    for how in ("cut", "windows"):
+        embed = load_to_embed(
+            Path(run_of("single-label").options.model), run_of("single-label").options.engine, machine,
+            max_length=16, long_texts=LongTexts(how),
+        )  # fmt: skip
+        table = Table(__import__("pyarrow").table({"text": ["good bad " * 20, "good"]}), "t")
+        vectors.append(embed(table, "text"))
+    np.testing.assert_allclose(np.linalg.norm(vectors[1], axis=1), 1, rtol=1e-5)
+    assert np.abs(vectors[0][0] - vectors[1][0]).max() > 1e-4
+    np.testing.assert_allclose(vectors[0][1], vectors[1][1], atol=1e-5)
+
+
+def test_a_metric_without_an_interval_is_named() -> None:
+    generator = np.random.default_rng(0)
+    answered = Answered(
+        "single-label", generator.normal(size=(3_000, 40)), np.arange(3_000) % 40, tuple(map(str, range(40)))
+    )
+    assert "no interval of auc: resampling 3,000 rows takes too long" in judged(answered, "t").notes
+
+
+def test_two_threads_get_the_answers_that_one_gets(run_of: Callable[..., kitune.Run], rows: Rows) -> None:
+    model = run_of("single-label").model
+    texts = [[row["text"] for row in rows("single-label", 30, seed=seed)] for seed in range(6)]
+    alone = [model.predict(some).logits for some in texts]
+    with ThreadPoolExecutor(6) as pool:
+        together = list(pool.map(lambda some: model.predict(some).logits, texts * 5))
+    assert all((found == alone[i % 6]).all() for i, found in enumerate(together))
 
 
 def test_the_confusion_matrix_has_a_row_a_label(run_of: Callable[..., kitune.Run], rows: Rows) -> None:
@@ -169,8 +286,16 @@ def test_a_label_that_the_model_does_not_know_is_no_option_s_fault(
     run_of: Callable[..., kitune.Run], rows: Rows
 ) -> None:
     made = [*rows("single-label", 4), {"text": "good", "label": "maybe"}]
-    with pytest.raises(UserError, match="the model was not trained on that label"):
+    with pytest.raises(UserError, match="is not among the 2 labels") as raised:
         run_of("single-label").model.evaluate(made)
+    assert "data.labels" in raised.value.fix
+    model = run_of("single-label").model
+    other = [{**row, "label": {"no": "NEG", "yes": "POS"}[row["label"]]} for row in made[:4]]
+    renamed = model.with_layout({"data.labels": ["NEG", "POS"]})
+    assert renamed.evaluate(other, baselines=False).metrics == model.evaluate(made[:4], baselines=False).metrics
+    assert set(renamed.predict(["good"]).labels) < {"NEG", "POS"}
+    with pytest.raises(UserError, match="1 name, and the model answers no, yes"):
+        model.with_layout({"data.labels": ["NEG"]})
 
 
 def test_the_last_weights_have_a_threshold_of_their_own(run_of: Callable[..., kitune.Run]) -> None:

@@ -1,6 +1,7 @@
 """The user's own metrics get what Trainer gives them, choose the best weights, and cost no epoch where they are broken."""
 
 import json
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -221,7 +222,8 @@ def test_a_metric_that_goes_missing_is_named(tiny_model: Path, rows: Rows, tmp_p
 def test_a_run_is_not_resumed_with_another_function(tiny_model: Path, rows: Rows, tmp_path: Path) -> None:
     module, data = tmp_path / "mine.py", rows("single-label", 24)
     module.write_text("def half(told):\n    return {'f2': 0.5}\n")
-    options = QUICK | {"train.compute_metrics": f"{module}:half"}
+    chosen_by = {"train.best_metric": "f2", "train.more_is_better": True}
+    options = QUICK | chosen_by | {"train.compute_metrics": f"{module}:half"}
     kitune.train(data, model=str(tiny_model), out=tmp_path / "run", options=options)
     module.write_text("def half(told):\n    return {'f2': 0.5}\n\nother = half\n")
     with pytest.raises(UserError, match="is not what it was when the run began"):
@@ -292,3 +294,102 @@ def test_a_broken_one_costs_no_answers(
 
     with pytest.raises(UserError, match=r"compute_metrics \(picky\): line .*AttributeError"):
         run.model.evaluate(rows("single-label", 24), compute_metrics=picky)
+
+
+def test_where_they_choose_nothing_a_run_goes_on_with_another_function(
+    tiny_model: Path, rows: Rows, tmp_path: Path
+) -> None:
+    module, data = tmp_path / "mine.py", rows("single-label", 24)
+    module.write_text("def compute_metrics(told):\n    return {'f2': 0.5}\n")
+    options = QUICK | {"train.compute_metrics": str(module)}
+    kitune.train(data, model=str(tiny_model), out=tmp_path / "run", options=options)
+    module.write_text("def compute_metrics(told):\n    return {'f3': 0.5}\n")
+    assert kitune.train(data, resume=tmp_path / "run", options={"train.epochs": 3}).metrics["valid"]["f3"] == 0.5
+
+
+def test_one_that_fails_later_loses_nothing(
+    tiny_model: Path, rows: Rows, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def picky(told: Any) -> Mapping[str, float]:
+        if len(told.predictions) == 7:  # the test part
+            raise ValueError("only one class")
+        return {"f2": 0.5}
+
+    test = rows("single-label", 7, seed=3)
+    run = kitune.train(
+        rows("single-label", 24), test=test, model=str(tiny_model), out=tmp_path / "run", compute_metrics=picky,
+        options=QUICK,
+    )  # fmt: skip
+    assert "f2" in run.metrics["valid"]
+    assert "f2" not in run.metrics["test"]
+    assert "accuracy" in run.metrics["test"]
+    assert "ValueError: only one class: left out" in capfd.readouterr().err
+    with pytest.raises(UserError, match="only one class"):  # without it the best weights cannot be chosen
+        kitune.train(
+            rows("single-label", 24), valid=test, model=str(tiny_model), out=tmp_path / "other", compute_metrics=picky,
+            options=QUICK | {"train.best_metric": "f2", "train.more_is_better": True},
+        )  # fmt: skip
+
+
+def test_arrays_and_tensors_of_one_number_are_numbers_and_files_beside_it_are_found(
+    tiny_model: Path, rows: Rows, tmp_path: Path
+) -> None:
+    (tmp_path / "beside_mine.py").write_text("HALF = 0.5\n")
+    (tmp_path / "mine.py").write_text(
+        "from __future__ import annotations\n"
+        "from dataclasses import dataclass\n\n"
+        "import numpy as np\nimport torch\nfrom beside_mine import HALF\n\n\n"
+        "@dataclass\nclass Found:\n    value: float\n\n\n"
+        "def compute_metrics(told):\n"
+        "    return {'tensor': torch.tensor(Found(HALF).value), 'array': np.array([HALF]), 'flag': np.bool_(True)}\n"
+    )
+    run = kitune.train(
+        rows("single-label", 24), model=str(tiny_model), out=tmp_path / "run",
+        options=QUICK | {"train.compute_metrics": str(tmp_path / "mine.py")},
+    )  # fmt: skip
+    assert {name: run.metrics["valid"][name] for name in ("tensor", "array", "flag")} == {
+        "tensor": 0.5, "array": 0.5, "flag": 1.0,
+    }  # fmt: skip
+
+
+def test_one_with_the_name_of_another_stands_beside_it(
+    tiny_model: Path, rows: Rows, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def mine(told: Any) -> Mapping[str, float]:
+        print("called")
+        return {"f1": 0.125, "accuracy": float((told.predictions.argmax(1) == told.label_ids).mean())}
+
+    valid = rows("single-label", 30, seed=3)
+    run = kitune.train(rows("single-label", 24), model=str(tiny_model), out=tmp_path / "run", options=QUICK)
+    plain = run.model.evaluate(valid, baselines=False)
+    capfd.readouterr()
+    found = run.model.evaluate(valid, baselines=False, compute_metrics=mine)
+    assert dict(found.metrics) == {**plain.metrics, "f1 (own)": 0.125}
+    assert dict(found.intervals) == {**plain.intervals, "f1 (own)": (0.125, 0.125)}
+    assert capfd.readouterr().out.count("called") == 2  # on made-up rows and on these, not for each resample
+
+
+def test_a_slow_one_has_its_value_alone(
+    tiny_model: Path, rows: Rows, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("kitune.evaluate.own_metrics.SLOW_CALL", 0.01)
+
+    def slow(told: Any) -> Mapping[str, float]:
+        time.sleep(0.02)
+        return {"f2": 0.5}
+
+    run = kitune.train(rows("single-label", 24), model=str(tiny_model), out=tmp_path / "run", options=QUICK)
+    found = run.model.evaluate(rows("single-label", 30, seed=3), baselines=False, compute_metrics=slow)
+    assert (found.metrics["f2"], "f2" in found.intervals) == (0.5, False)
+    assert any(note.startswith("no interval of f2") for note in found.notes)
+
+
+def test_what_they_are_given_can_be_told_anew(tiny_model: Path, rows: Rows, tmp_path: Path) -> None:
+    run = kitune.train(rows("single-label", 24), model=str(tiny_model), out=tmp_path / "run", options=QUICK)
+    model = run.model.with_layout({"train.include_for_metrics": ["loss"]})
+    found = model.evaluate(
+        valid := rows("single-label", 30, seed=3),
+        baselines=False,
+        compute_metrics=lambda told: {"l": told.losses.mean()},
+    )
+    assert found.metrics["l"] == pytest.approx(model.evaluate(valid, baselines=False).metrics["log_loss"], rel=1e-5)
