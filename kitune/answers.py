@@ -56,8 +56,9 @@ def predict_file(
         if columns or probabilities or top or excel:
             raise UserError("a GLUE submission has an index and a prediction, nothing else", fix="leave the others out")
         require_words(glue, model.label_names, model.task)
-    if top and model.task == "regression":
-        raise UserError("--top: a regression answers with one number", fix="leave it out")
+    if model.task == "regression" and (top or probabilities):
+        option = "--top" if top else "--probabilities"
+        raise UserError(f"{option}: a regression answers with one number", fix="leave it out")
     with row_writer(out, "utf-8-sig" if excel else "utf-8") as write:
         for begin in range(0, len(table), WINDOW_ROWS):
             rows = np.arange(begin, min(begin + WINDOW_ROWS, len(table)))

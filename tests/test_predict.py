@@ -19,6 +19,7 @@ import pytest
 import kitune
 from kitune.answers import predict_file
 from kitune.cli import main
+from kitune.data import scratch
 from kitune.data.read import read_table
 from kitune.errors import UserError
 from tests.jsonl import write_rows
@@ -85,6 +86,27 @@ def run_command(*words: object, code: int = 0) -> None:
     with pytest.raises(SystemExit) as stopped:
         main([str(word) for word in words])
     assert stopped.value.code == code
+
+
+def test_outputs_that_are_large_lie_in_a_file(
+    trained: Callable[..., kitune.Run], asked: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = trained("single-label").model
+    in_memory = model.predict(asked).logits
+    monkeypatch.setattr(scratch, "SMALL_BYTES", 10)
+    mapped = model.predict(asked).logits
+    assert isinstance(mapped, np.memmap)
+    assert not isinstance(in_memory, np.memmap)
+    assert (mapped == in_memory).all()
+
+
+@pytest.mark.parametrize("option", ["--top=2", "--probabilities"])
+def test_a_regression_has_no_probabilities(
+    trained: Callable[..., kitune.Run], tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
+) -> None:
+    data = write_rows(tmp_path / "new.jsonl", [{"text": "good"}])
+    run_command("predict", trained("regression").folder, data, option, code=2)
+    assert f"{option.split('=')[0]}: a regression answers with one number" in capsys.readouterr().err
 
 
 # Order and sameness

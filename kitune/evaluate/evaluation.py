@@ -116,14 +116,14 @@ class Evaluation(Shown):
 
     @property
     def labels(self) -> dict[str, dict[str, Any]]:
-        """Rows, precision, recall and F1 of each label; the F1's interval."""
+        """Rows, precision, recall and F1 of each label, and the interval of each."""
         if self.task == "regression":
             return {}
         return {
             name: {
                 "rows": rows,
                 **{kind: without_nan(self.scores.metrics[f"{kind}[{name}]"]) for kind in LABEL_KINDS},
-                "f1_interval": list(self.scores.intervals.get(f"f1[{name}]", ())) or None,
+                **{f"{kind}_interval": self.scores.intervals.get(f"{kind}[{name}]") for kind in LABEL_KINDS},
             }
             for name, rows in zip(self.label_names, self.label_rows, strict=True)
         }
