@@ -8,9 +8,10 @@ import pyarrow as pa
 
 from kitune.config import TaskName
 from kitune.data.columns import require_columns
+from kitune.data.doctor import empty_rows
 from kitune.data.table import Table
 from kitune.data.write import require_new_file, row_writer
-from kitune.errors import UserError
+from kitune.errors import UserError, numbered
 from kitune.evaluate.score import WINDOW_ROWS, Predictions
 from kitune.glue import GlueTask, glue_rows, require_words
 from kitune.predict import Model
@@ -51,7 +52,6 @@ def predict_file(
     if excel and (out is None or out.suffix.lower() not in (".csv", ".tsv")):
         raise UserError("--excel is for a .csv or .tsv file", fix="leave it out, or choose --out FILE.csv")
     require_columns(table, columns)
-    model.columns_in(table)  # refused before anything is written
     if glue is not None:
         if columns or probabilities or top or excel:
             raise UserError("a GLUE submission has an index and a prediction, nothing else", fix="leave the others out")
@@ -59,15 +59,22 @@ def predict_file(
     if model.task == "regression" and (top or probabilities):
         option = "--top" if top else "--probabilities"
         raise UserError(f"{option}: a regression answers with one number", fix="leave it out")
+    text, full, empty = model.columns_in(table), 0, 0
     with row_writer(out, "utf-8-sig" if excel else "utf-8") as write:
         for begin in range(0, len(table), WINDOW_ROWS):
             rows = np.arange(begin, min(begin + WINDOW_ROWS, len(table)))
             window = table.take(rows)
-            answers = model.predict_table(window)
+            encoded = model.encode(window)
+            full, empty = full + model.full_rows(encoded), empty + int(empty_rows(window, text).sum())
+            answers = model.answers(encoded)
             if glue is not None:
                 write(glue_rows(glue, answers, window, begin=begin))
             else:
                 write(answer_rows(answers, window, columns, probabilities=probabilities, top=top))
+    if empty:
+        model.machine.say(f"{numbered(empty, 'row')} without a text, answered all the same")
+    if (said := model.cut_note(full, len(table))) is not None:
+        model.machine.say(said)
     return len(table)
 
 

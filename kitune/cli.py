@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from kitune.errors import UserError
+from kitune import __version__
+from kitune.errors import UserError, numbered
 
 app = typer.Typer(
     name="kitune",
@@ -172,6 +173,7 @@ def doctor(
 def evaluate(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run, or any classification folder or hub name.")],
     data: Data,
+    text: Text = None,
     label: Label = None,
     by: Annotated[
         list[str] | None, typer.Option("--by", metavar="COLUMN", help="Score each value of a column apart.")
@@ -200,9 +202,11 @@ def evaluate(
     from kitune.show import show, show_json
 
     require_one_process("evaluate")
+    if data == "-":
+        raise UserError("-: rows to be scored come from a file", fix="kitune predict takes standard input")
     if out is not None:
         require_new_file(out, (".json",))
-    model = load(run, which=part(which)).with_layout(parse_set(set_ or []))
+    model = load(run, which=part(which)).with_layout(parse_set(set_ or []) | ({"data.text": text} if text else {}))
     found = model.evaluate(
         data,
         label=label,
@@ -223,6 +227,7 @@ def predict(
     run: Annotated[str, typer.Argument(metavar="RUN", help="A run, or any classification folder or hub name.")],
     data: Annotated[str, typer.Argument(metavar="DATA", help="As for evaluate, or - for standard input.")],
     out: Out = None,
+    text: Text = None,
     columns: Annotated[list[str] | None, typer.Option("--keep", help="Column to keep beside the answers.")] = None,
     probabilities: Annotated[bool, typer.Option("--probabilities", help="Each label's probability.")] = False,
     top: Annotated[int, typer.Option("--top", min=0, help="So many of the likeliest labels, with probabilities.")] = 0,
@@ -252,7 +257,7 @@ def predict(
     if out is not None:
         require_new_file(out)  # before anything is computed
     model = load(run, which=part(which), precision=precision)  # type: ignore[arg-type]
-    model = model.with_layout(parse_set(set_ or []))
+    model = model.with_layout(parse_set(set_ or []) | ({"data.text": text} if text else {}))
     from_pipe = data == "-"
     table = (
         read_stream(sys.stdin.buffer, model.text or ("text",), model.data)
@@ -265,7 +270,7 @@ def predict(
         model, table, out, columns=columns or (), probabilities=probabilities, top=top, excel=excel, glue=glue
     )
     if out is not None:
-        print(f"{rows:,} rows in {out}", file=sys.stderr)
+        print(f"{numbered(rows, 'row')} in {out}", file=sys.stderr)
     if glue is not None and (said := count_note(glue, out, rows)):
         print(said, file=sys.stderr)
 
@@ -320,6 +325,9 @@ def part(which: str) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """Run a command and exit; a mistake that can be mended ends in a sentence and exit code 2."""
     words = (sys.argv[1:] if arguments is None else list(arguments)) or ["--help"]
+    if words == ["--version"]:
+        print(f"kitune {__version__}")
+        sys.exit(0)
     command = typer.main.get_command(app)
     if "TRANSFORMERS_CACHE" in os.environ:
         print("TRANSFORMERS_CACHE is ignored: HF_HOME is the one place for caches", file=sys.stderr)
@@ -347,7 +355,14 @@ def main(arguments: list[str] | None = None) -> None:
         hint = f"; go on with {stopped}" if str(stopped) else ""
         print(f"interrupted{hint}", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at exit
-        sys.exit(141)
+    except OSError as error:  # a file or a folder that the system refuses
+        if isinstance(error, BrokenPipeError):
+            os.dup2(
+                os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+            )  # or Python complains when it flushes at exit
+            sys.exit(141)
+        place, reason = error.filename or "the system", error.strerror or str(error)
+        fix = "check the path, your rights there and the room on the disk"
+        print(f"error: {UserError(f'{place}: {reason}', fix=fix)}", file=sys.stderr)
+        sys.exit(2)
     sys.exit(0)

@@ -4,10 +4,10 @@ import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from kitune.errors import UserError
 from kitune.findings import CODES
@@ -35,6 +35,14 @@ class Options(BaseModel):
     """A frozen group of options; a name that it does not know is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def one_is_a_list_of_one(cls, value: Any, info: ValidationInfo) -> Any:
+        """`doctor.allow=leak` for `doctor.allow=[leak]`."""
+        kind = cls.model_fields[str(info.field_name)].annotation
+        takes_list = any(get_origin(one) is tuple for one in (kind, *get_args(kind)))
+        return (value,) if takes_list and isinstance(value, str | int | float) else value
 
 
 class Layout(Options):
@@ -314,9 +322,13 @@ def checked(tree: Mapping[str, Any], where: str) -> RunOptions:
             known = list(option_names())
             sections = dict.fromkeys(name.partition(".")[0] for name in known)
             raise unknown_option(".".join(map(str, first["loc"])), [*known, *sections], where) from None
+        schema = dict(option_schemas()).get(name)
         reason = first["msg"].removeprefix("Value error, ")
+        if schema is not None and first["type"] != "value_error":
+            reason = f"it takes {allowed(schema)}"
+        place = "" if where == "--set" and name else f"{where}: "
         raise UserError(
-            f"{where}: {name or 'the options'}: {reason} (given: {first['input']!r})",
+            f"{place}{name or 'the options'}: {reason} (given: {first['input']!r})",
             fix="kitune train --options shows each option with its type, range and default",
         ) from None
 
@@ -420,7 +432,7 @@ def allowed(schema: Mapping[str, Any]) -> str:
     signs = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
     bounds = [f"{sign} {schema[key]:g}" for key, sign in signs.items() if key in schema]
     words = {"object": "table", "string": "text", "boolean": "true or false"}
-    return " ".join([words.get(schema["type"], schema["type"]), *bounds])
+    return " ".join([words.get(schema["type"], schema["type"]), *[" and ".join(bounds)] * bool(bounds)])
 
 
 def _plain(value: Any) -> Any:

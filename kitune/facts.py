@@ -14,15 +14,16 @@ import pyarrow.compute as pc
 from kitune.config import DataOptions, RunOptions, with_values
 from kitune.data.columns import choose_columns, is_text, require_columns
 from kitune.data.hub import looks_like_hub_name
-from kitune.data.labels import guess_task, label_lists, label_names
+from kitune.data.labels import guess_task, label_lists, label_names, quoted
 from kitune.data.read import Source, read_table
 from kitune.data.sources import only_part, parts_in
 from kitune.data.table import Table, lengths_of
-from kitune.errors import UserError
+from kitune.errors import UserError, numbered
 from kitune.metrics import Metrics
 from kitune.notebook import Block, Grid, Shown, in_words
 
 QUARTILES = (0, 25, 50, 75, 100)
+# What is shown of them.
 MOST_LABELS = 100
 
 
@@ -52,7 +53,8 @@ class DataFacts(Shown):
 
     def blocks(self) -> list[Block]:
         """Its parts, columns, labels and first rows."""
-        blocks: list[Block] = [f"{self.source}: {self.rows:,} rows, {len(self.columns)} columns"]
+        size = f"{numbered(self.rows, 'row')}, {numbered(len(self.columns), 'column')}"
+        blocks: list[Block] = [f"{self.source}: {size}"]
         if self.splits:
             blocks.append("parts: " + ", ".join(f"{part} {rows:,}" for part, rows in self.splits.items()))
         blocks += self.notes
@@ -72,8 +74,10 @@ class DataFacts(Shown):
             blocks += ["", f"task: {self.task}; label: {self.label}; text: {' and '.join(self.text)}"]
         if self.labels:
             whole = max(1, sum(self.labels.values()))
-            shares = [(name, count, f"{count / whole:.1%}") for name, count in self.labels.items()]
-            blocks.append(Grid(("label", "rows", "share"), shares))
+            shares = [(quoted(name), count, f"{count / whole:.1%}") for name, count in self.labels.items()]
+            blocks.append(Grid(("label", "rows", "share"), shares[:MOST_LABELS]))
+            if len(shares) > MOST_LABELS:
+                blocks.append(f"and {numbered(len(shares) - MOST_LABELS, 'label')} more; --json has all")
         for number, row in enumerate(self.first):
             cells = [(name or "(no name)", value) for name, value in row.items()]
             blocks += ["", f"row {number}", Grid(("", ""), cells)]
@@ -226,7 +230,7 @@ def label_counts(values: list[Any], task: str, separator: str, classes: tuple[st
     else:
         counts = Counter(str(value) for value in values if value not in (None, ""))
     names = classes or label_names(task, values, separator)  # type: ignore[arg-type]
-    return {name: counts.get(name, 0) for name in names[:MOST_LABELS]}
+    return {name: counts.get(name, 0) for name in names}
 
 
 def is_model(name: str) -> bool:

@@ -122,13 +122,13 @@ class Model:
     def with_layout(self, changes: Mapping[str, Any]) -> "Model":
         """This model for files of another layout, or another reading of long texts: `{"data.encoding": "cp932"}`.
 
-        `data.labels` says what its outputs are called, in their order; `train.include_for_metrics` what the user's own
-        metrics are given.
+        `data.text` names the text columns, where they are called otherwise; `data.labels` says what its outputs are called, in
+        their order; `train.include_for_metrics` what the user's own metrics are given.
 
         Raises:
             UserError: another option than one of these.
         """
-        known = [f"data.{name}" for name in (*Layout.model_fields, "labels", "long_texts", "most_windows")]
+        known = [f"data.{name}" for name in (*Layout.model_fields, "text", "labels", "long_texts", "most_windows")]
         known.append("train.include_for_metrics")
         wrong = next((name for name in changes if name not in known), None)
         if wrong is not None:
@@ -141,6 +141,11 @@ class Model:
             raise UserError(
                 f"--set data.labels: {numbered(len(set(called)), 'name')}, and the model answers {outputs}",
                 fix="give a name for each of them, in their order",
+            )
+        if self.text and len(told.data.text or ()) != len(self.text):
+            raise UserError(
+                f"--text: {numbered(len(told.data.text or ()), 'column')}, and the model reads {' and '.join(self.text)}",
+                fix="give as many",
             )
         wanted = told.train.include_for_metrics
         return replace(
@@ -158,7 +163,24 @@ class Model:
 
     def predict_table(self, table: Table) -> Predictions:
         """Answers for every row of `table`."""
-        return Predictions(self.logits(self.encode(table)), self.label_names, self.task, self.threshold)
+        return self.answers(self.encode(table))
+
+    def answers(self, encoded: Encoded) -> Predictions:
+        """Answers for every row of token ids."""
+        return Predictions(self.logits(encoded), self.label_names, self.task, self.threshold)
+
+    def full_rows(self, encoded: Encoded) -> int:
+        """How many rows have all the tokens that the model reads, so that what is longer was cut."""
+        return 0 if encoded.first is not None else int((encoded.lengths >= self.max_length).sum())
+
+    def cut_note(self, full: int, rows: int) -> str | None:
+        """A sentence about so many full rows."""
+        if not full or self.data.long_texts == "windows":
+            return None
+        cut = "cut in the middle" if self.data.long_texts == "head-tail" else "cut"
+        fill = "fills" if full == 1 else "fill"
+        said = f"{full:,} of {numbered(rows, 'text')} {fill} the {self.max_length:,} tokens that the model reads, and what is"
+        return f"{said} longer is {cut}; --set data.long_texts=windows reads all of it"
 
     def encode(self, table: Table) -> Encoded:
         """The token ids of every row of `table`."""
@@ -220,6 +242,8 @@ class Model:
         answered = Answered(self.task, self.logits(encoded), labels, self.label_names, self.threshold)
         text, others = self.columns_in(table), dict[str, Answered]()
         new, notes = self.new_rows(text_keys(table, text))
+        if (said := self.cut_note(self.full_rows(encoded), len(encoded))) is not None:
+            notes.append(said)
         if said := read_by_place(table.values(column), self.task, self.label_names, separator):
             notes.append(f"column {column!r}: {said}")
         if baselines:
@@ -291,7 +315,7 @@ def load(
     if precision == "auto" and options is not None and options.engine.precision == "fp32":
         precision = "fp32"
     plain = options is not None and options.engine.plain
-    engine = checked({"engine": {"precision": precision, "plain": plain}}, "load").engine
+    engine = checked({"engine": {"precision": precision, "plain": plain}}, "--set").engine
     machine = connect(engine, alone=True)
     task = task_of(config.problem_type, config.num_labels)
     names = tuple(str(label) for _, label in sorted(config.id2label.items()))

@@ -172,8 +172,10 @@ def repeated(
         base, kind, wanted = before.options, before.kind, before.wanted
     else:
         wanted = wanted or DEFAULTS[kind]
-        if wanted == [] or (isinstance(wanted, int) and wanted < 2):
-            raise UserError(f"--{kind} {wanted}: there is nothing to compare", fix="--folds 5, or --seeds 1,2,3")
+        if (wanted if isinstance(wanted, int) else len(wanted)) < 2:
+            asked_for = wanted if isinstance(wanted, int) else ",".join(map(str, wanted))
+            fix = "--folds 5, or --seeds 1,2,3; --set train.seed=1 trains once"
+            raise UserError(f"--{kind} {asked_for}: there is nothing to compare", fix=fix)
         base = RunOptions() if config is None else load_yaml(Path(config))
     sources, changes = asked((data, None, test), **told)
     options = with_whole_paths(with_values(base, changes, where="--set"))

@@ -62,7 +62,7 @@ def choose_folder(out: str | Path | None) -> Path:
     if out is None:
         return next(path for number in range(1, 1_000_000) if not (path := Path("runs") / f"run-{number:03d}").exists())
     folder = Path(out)
-    if folder.exists():
+    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):  # an empty one is as good as none
         is_run = (folder / "run.yaml").exists()
         raise UserError(
             f"{folder}: it exists already{' and is a run' if is_run else ''}; nothing in it was touched",

@@ -7,7 +7,7 @@ from io import TextIOWrapper
 from typing import Any
 
 from rich.cells import cell_len
-from rich.console import Console, OverflowMethod
+from rich.console import Console, JustifyMethod, OverflowMethod
 from rich.table import Table
 from rich.text import Text
 
@@ -17,8 +17,10 @@ from kitune.notebook import Block, Grid
 COLOURS = {"error": "bold red", "warning": "yellow", "note": "cyan"}
 # A pipe has no width: what is written there is read in a terminal in the end.
 PIPE_WIDTH = 80
-# Columns are never made narrower than this, where a wider one can be.
-NEVER_CUT = 18
+# Columns of texts are made narrower than this where nothing else helps, and never narrower than the second.
+NEVER_CUT, SHORTEST = 18, 6
+# Spaces behind a column.
+GAP = 2
 
 
 def console() -> Console:
@@ -36,23 +38,29 @@ def show(blocks: Iterable[Block]) -> None:
 
 
 def aligned(grid: Grid, out: Console) -> Table:
-    """A table whose numbers stand to the right, and whose long texts are cut at the end of the line."""
+    """A table whose numbers stand to the right, and whose long texts are cut where the line would be too long."""
     words = [[grid.words(cell) for cell in row] for row in grid.rows]
     overflow: OverflowMethod = "ellipsis" if has_dots(out.encoding) else "crop"
-    table = Table(box=None, padding=(0, 2, 0, 0), show_header=any(grid.header), header_style="bold")
-    for number, name in enumerate(grid.header):
-        numeric = grid.numeric(number)
-        natural = max(cell_len(cell) for cell in (name, *(row[number] for row in words)))
-        table.add_column(
-            Text(name),
-            justify="right" if numeric else "left",
-            no_wrap=True,
-            overflow=overflow,
-            min_width=min(natural, NEVER_CUT),
-        )
+    table = Table(box=None, padding=(0, GAP, 0, 0), show_header=any(grid.header), header_style="bold")
+    natural = [max(map(cell_len, column)) for column in zip(grid.header, *words, strict=True)]
+    numeric = [grid.numeric(number) for number in range(len(natural))]
+    for name, is_numeric, width in zip(grid.header, numeric, fitted(natural, numeric, out.width), strict=True):
+        justify: JustifyMethod = "right" if is_numeric else "left"
+        table.add_column(Text(name), justify=justify, no_wrap=True, overflow=overflow, width=width)
     for row in words:
         table.add_row(*map(Text, row))
     return table
+
+
+def fitted(natural: Sequence[int], numeric: Sequence[bool], most: int) -> list[int]:
+    """The widths of columns on a line of so many characters: texts give way, the widest first, and numbers never."""
+    widths = [width if is_numeric else min(width, most) for width, is_numeric in zip(natural, numeric, strict=True)]
+    texts = [column for column, is_numeric in enumerate(numeric) if not is_numeric]
+    for least in (NEVER_CUT, SHORTEST):
+        while sum(widths) + GAP * len(widths) > most and any(widths[column] > least for column in texts):
+            widest = max(texts, key=lambda column: widths[column])
+            widths[widest] -= 1
+    return widths
 
 
 def has_dots(encoding: str) -> bool:

@@ -63,13 +63,14 @@ def test_an_option_like_no_other_is_answered_with_the_list_of_all() -> None:
         ("data.text=[a, b, c]", "data.text"),
         ("data.text=[]", "data.text"),
         ("data.label=[a]", "data.label"),
+        ("data.text={a: b}", "data.text"),
         ("data.labels=[true, false]", "data.labels"),
         ("train=5", "train"),
         ("train.class_weights={a: heavy}", "train.class_weights"),
     ],
 )
 def test_a_value_of_the_wrong_type_is_named_with_its_option(word: str, name: str) -> None:
-    with pytest.raises(UserError, match=f"^--set: (there is no option '|){re.escape(name)}(:|')"):
+    with pytest.raises(UserError, match=f"^(--set: there is no option '|){re.escape(name)}(:|')"):
         with_set(word)
 
 
@@ -262,6 +263,6 @@ def test_what_may_change_at_resume_is_an_option() -> None:
 def test_the_list_of_options_shows_type_range_and_default() -> None:
     listed = describe_options()
     assert "train.epochs = auto  (integer >= 0 or auto)" in listed
-    assert "train.learning_rate = auto  (number > 0 < 1 or auto)" in listed
+    assert "train.learning_rate = auto  (number > 0 and < 1 or auto)" in listed
     assert "train.sampler = bucketed  (bucketed|random)" in listed
     assert len(listed.splitlines()) == 2 * len(list(option_names()))

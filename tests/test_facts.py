@@ -129,3 +129,25 @@ def test_100_000_rows_take_less_than_a_second(tmp_path: Path) -> None:
         subprocess.run([sys.executable, "-m", "kitune", "inspect", str(path)], check=True, capture_output=True)
         taken.append(time.perf_counter() - begun)
     assert min(taken) < 1.0
+
+
+def test_of_many_labels_the_shares_are_of_all_rows_and_the_rest_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = [{"text": f"text number {i}", "label": f"l{i % 250:03}"} for i in range(1_000)]
+    path = write_csv(tmp_path / "rows.csv", made)
+    out = shown(capsys, path, "-n", 0)
+    assert ["l000", "4", "0.4%"] in [line.split() for line in out.splitlines()]
+    assert "and 150 labels more; --json has all" in out
+    assert len(json.loads(shown(capsys, path, "--json"))["labels"]) == 250
+
+
+def test_numbers_are_never_cut(capsys: pytest.CaptureFixture[str]) -> None:
+    from kitune.notebook import Grid
+    from kitune.show import show
+
+    name = "customer complaint about the billing department"
+    header = ("label", "rows", "precision", "recall", "f1", "from", "to")
+    show([Grid(header, [(f"{name} {i}", 1_000, 0.1234, 0.5, 0.25, 0.125, 0.375) for i in range(3)], 4)])
+    for line in capsys.readouterr().out.splitlines()[1:]:
+        assert line.split()[-6:] == ["1,000", "0.1234", "0.5000", "0.2500", "0.1250", "0.3750"]

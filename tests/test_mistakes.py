@@ -151,7 +151,7 @@ def a_validation_file_with_other_columns(here: Path) -> Words:
     return train(here, "tickets.csv", "--valid", str(here / "valid.csv"))
 
 
-@mistake("column 'text' has two parts")
+@mistake("column 'text' is named twice")
 def a_column_that_is_text_and_label(here: Path) -> Words:
     return train(here, "tickets.csv", "--text", "text", "--label", "text")
 
@@ -162,7 +162,7 @@ def a_single_class(here: Path) -> Words:
     return train(here)
 
 
-@mistake("tickets.csv, line 4; ", "line 9: no label in column 'label'", "--set 'doctor.allow=[missing-labels]'")
+@mistake("tickets.csv, lines 4, 9: no label in column 'label'", "--set 'doctor.allow=[missing-labels]'")
 def rows_without_a_label(here: Path) -> Words:
     edit(here / "tickets.csv", lambda rows: [rows[i].update(label="") for i in (2, 7)])
     return train(here)
@@ -180,7 +180,7 @@ def a_model_of_another_language(here: Path) -> Words:
     return train(here)
 
 
-@mistake("tickets.csv, line 2; ", "line 4 and 21 more: 'yes' in column 'label' is no finite number")
+@mistake("tickets.csv, lines 2, 3, 4 and 21 more: 'yes' in column 'label' is no finite number")
 def words_where_a_regression_needs_numbers(here: Path) -> Words:
     edit(here / "tickets.csv", lambda rows: [row.update(label="yes") for row in rows])
     return train(here, "tickets.csv", "--task", "regression")
@@ -237,17 +237,17 @@ def an_option_of_a_wrong_type(here: Path) -> Words:
     return train(here, "tickets.csv", "--set", "train.epochs=many")
 
 
-@mistake("train.warmup_share", "less than 1", "given: 1.5")
+@mistake("train.warmup_share: it takes number >= 0 and < 1 (given: 1.5)")
 def an_option_out_of_range(here: Path) -> Words:
     return train(here, "tickets.csv", "--set", "train.warmup_share=1.5")
 
 
-@mistake("train.learning_rate: Input should be greater than 0 (given: -0.0001)")
+@mistake("train.learning_rate: it takes number > 0 and < 1 or auto (given: -0.0001)")
 def a_negative_learning_rate(here: Path) -> Words:
     return train(here, "tickets.csv", "--set", "train.learning_rate=-1e-4")
 
 
-@mistake("data.max_length: Input should be greater than or equal to", "given: 0")
+@mistake("data.max_length: it takes integer >= 8 or auto (given: 0)")
 def a_max_length_of_nothing(here: Path) -> Words:
     return train(here, "tickets.csv", "--set", "data.max_length=0")
 
@@ -257,7 +257,7 @@ def an_option_without_a_value(here: Path) -> Words:
     return train(here, "tickets.csv", "--set", "train.epochs")
 
 
-@mistake("task", "'single-label', 'multi-label' or 'regression'", "'singel-label'")
+@mistake("task", "it takes single-label|multi-label|regression or auto", "'singel-label'")
 def a_misspelt_task(here: Path) -> Words:
     return train(here, "tickets.csv", "--task", "singel-label")
 
@@ -450,7 +450,7 @@ def predicting_from_a_misspelt_file(here: Path) -> Words:
     return ["predict", str(here / "run"), str(here / "tikets.csv")]
 
 
-@mistake("others.csv: there is no column 'text'; there are texts", "did you mean 'texts'?")
+@mistake("others.csv: there is no column 'text'; there is texts", "did you mean 'texts'?")
 def predicting_without_the_text_column(here: Path) -> Words:
     (here / "others.csv").write_text("texts\ngood\n")
     return ["predict", str(here / "run"), str(here / "others.csv"), "--out", str(here / "answers.csv")]
@@ -482,7 +482,7 @@ def an_unknown_part_of_a_run(here: Path) -> Words:
     return ["predict", str(here / "run"), str(here / "tickets.csv"), "--which", "newest"]
 
 
-@mistake("precision: Input should be 'fp32', 'bf16' or 'fp16' (given: 'fp8')")
+@mistake("precision: it takes fp32|bf16|fp16 or auto (given: 'fp8')")
 def an_unknown_precision(here: Path) -> Words:
     return ["predict", str(here / "run"), str(here / "tickets.csv"), "--precision", "fp8"]
 
@@ -545,6 +545,41 @@ def a_single_fold(here: Path) -> Words:
 @mistake("tickets.csv: fewer different texts or groups than 99 folds", "--folds with less")
 def more_folds_than_rows(here: Path) -> Words:
     return train(here, "tickets.csv", "--folds", "99")
+
+
+@mistake("12 rows cannot be split", "each has a label of its own in column 'id'", "--label COLUMN")
+def a_label_column_that_numbers_the_rows(here: Path) -> Words:
+    edit(here / "tickets.csv", lambda rows: rows.__delitem__(slice(12, None)))
+    return train(here, "tickets.csv", "--label", "id")
+
+
+@mistake("valid.csv: none of its labels (maybe, never) is one of train's (no, yes)", "write them alike")
+def validation_rows_with_other_labels(here: Path) -> Words:
+    write_csv(here / "valid.csv", [{"text": "good film", "label": "maybe"}, {"text": "bad film", "label": "never"}])
+    return train(here, "tickets.csv", "--valid", str(here / "valid.csv"))
+
+
+@mistake("it holds several trainings", "such as")
+def a_folder_of_several_trainings(here: Path) -> Words:
+    (here / "folds").mkdir()
+    (here / "folds" / "repeats.json").write_text("{}")
+    shutil.copytree(here / "run", here / "folds" / "fold-1")
+    return ["predict", str(here / "folds"), str(here / "tickets.csv")]
+
+
+@mistake("-: rows to be scored come from a file", "kitune predict")
+def scores_of_standard_input(here: Path) -> Words:
+    return ["evaluate", str(here / "run"), "-"]
+
+
+@mistake("--text: 2 columns, and the model reads text", "give as many")
+def another_number_of_texts(here: Path) -> Words:
+    return ["predict", str(here / "run"), str(here / "tickets.csv"), "--text", "text", "--text", "id"]
+
+
+@mistake("File name too long", "check the path")
+def a_name_that_the_system_refuses(here: Path) -> Words:
+    return train(here, "x" * 300 + ".csv")
 
 
 @mistake("compute_metrics: mine.py: there is no such file", "FILE.py:NAME")
@@ -659,7 +694,9 @@ def test_every_option_is_listed_with_its_default_and_what_it_does(capsys: pytest
         main(["train", "--options"])
     listed = capsys.readouterr().out
     assert stopped.value.code == 0
-    assert "train.warmup_share = 0.06  (number >= 0 < 1)\n    Share of all optimizer steps spent warming up." in listed
+    assert (
+        "train.warmup_share = 0.06  (number >= 0 and < 1)\n    Share of all optimizer steps spent warming up." in listed
+    )
 
 
 def test_help_answers_at_once_and_without_torch() -> None:

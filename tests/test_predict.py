@@ -109,6 +109,34 @@ def test_a_regression_has_no_probabilities(
     assert f"{option.split('=')[0]}: a regression answers with one number" in capsys.readouterr().err
 
 
+def test_texts_that_are_cut_and_rows_without_a_text_are_told(
+    trained: Callable[..., kitune.Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = ["good film", "good " * 100, "", "bad " * 100, "  "]
+    data = write_rows(tmp_path / "new.jsonl", [{"text": text, "label": "yes"} for text in texts])
+    run = trained("single-label").folder
+    run_command("predict", run, data)
+    said = capsys.readouterr().err
+    assert "2 of 5 texts fill the 32 tokens that the model reads, and what is longer is cut" in said
+    assert "2 rows without a text, answered all the same" in said
+    run_command("predict", run, data, "--set", "data.long_texts=windows")
+    assert "that the model reads" not in capsys.readouterr().err
+    run_command("evaluate", run, data, "--no-baselines")
+    assert "2 of 5 texts fill the 32 tokens" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_text_column_of_another_name_is_told(
+    trained: Callable[..., kitune.Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = write_rows(tmp_path / "new.jsonl", [{"comment": "good film", "mood": "yes"}] * 2)
+    run = trained("single-label").folder
+    run_command("predict", run, data, code=2)
+    capsys.readouterr()
+    run_command("predict", run, data, "--text", "comment")
+    assert capsys.readouterr().out.splitlines()[0] == "prediction"
+    run_command("evaluate", run, data, "--text", "comment", "--label", "mood", "--no-baselines")
+
+
 # Order and sameness
 
 
@@ -169,7 +197,8 @@ def test_answers_and_kept_columns_come_back_from_every_format(
 ) -> None:
     run, out = trained(task), tmp_path / f"answers{ending}"
     data = write_rows(tmp_path / "asked.jsonl", asked)
-    run_command("predict", run.folder, data, "--out", out, "--keep", "id", "--keep", "text", "--probabilities")
+    shares = [] if task == "regression" else ["--probabilities"]
+    run_command("predict", run.folder, data, "--out", out, "--keep", "id", "--keep", "text", *shares)
     expected, found = run.predict(asked), read_table(out)
     assert found.values("id") == [row["id"] for row in asked]
     assert found.values("text") == [row["text"] for row in asked]
@@ -351,7 +380,8 @@ def test_a_pipe_in_a_shell_gives_the_answers(trained: Callable[..., kitune.Run])
     names = run.predict(["good とても film", "bad, awful film"]).labels
     assert done.returncode == 0
     assert done.stdout == f'text,prediction\ngood とても film,{names[0]}\n"bad, awful film",{names[1]}\n'
-    assert done.stderr == ""
+    said = "standard input is read as a text a line: its first line is no header with 'text'\n"
+    assert done.stderr == said
 
 
 def test_the_layout_of_a_file_can_be_told(trained: Callable[..., kitune.Run], tmp_path: Path) -> None:

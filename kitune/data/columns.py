@@ -100,7 +100,7 @@ def choose_columns(table: Table, options: DataOptions) -> tuple[Columns, list[st
         said.append(f"text column{'s' if len(text) > 1 else ''}: {' and '.join(text)}")
     if len(set(text)) < len(text) or label in text:
         raise UserError(
-            f"{table.source}: column {label if label in text else text[0]!r} has two parts",
+            f"{table.source}: column {label if label in text else text[0]!r} is named twice",
             fix="give each of --text and --label a column of its own",
         )
     return Columns(text, label, options.id, options.weight, options.group), said
@@ -111,9 +111,9 @@ def require_columns(table: Table, names: Sequence[str]) -> None:
     for name in names:
         if name not in table.columns:
             near = difflib.get_close_matches(name, table.columns, n=1)
-            listed = ", ".join(table.columns[:12])
+            listed = ", ".join(column or "(no name)" for column in table.columns[:12])
             raise UserError(
-                f"{table.source}: there is no column {name!r}; there are {listed}",
+                f"{table.source}: there is no column {name!r}; there {'is' if len(table.columns) == 1 else 'are'} {listed}",
                 fix=f"did you mean {near[0]!r}?" if near else "name one of these",
             )
 
@@ -163,6 +163,5 @@ def is_text(table: Table, column: str) -> bool:
 def refuse_rows(table: Table, rows: Sequence[int], what: str, fix: str) -> None:
     """Refuse a table because of `rows`, naming the first three."""
     if rows:
-        places = "; ".join(table.where(row) for row in rows[:3])
         more = f" and {len(rows) - 3:,} more" if len(rows) > 3 else ""
-        raise UserError(f"{places}{more}: {what}", fix=fix)
+        raise UserError(f"{table.places(rows[:3])}{more}: {what}", fix=fix)

@@ -19,6 +19,7 @@ from kitune.errors import UserError, numbered
 DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
 # Lines that show delimiter and header, and the share of their rows that must be of one width where some are ragged.
 FIRST_LINES, SAME_WIDTH = 50, 0.75
+EXCEL_SEP = re.compile(r"sep=([,;|\t])", re.IGNORECASE)
 NUMBER = re.compile(r"[-+]?[\d.,]*\d[\d.,]*([eE][-+]?\d+)?%?")
 
 
@@ -30,6 +31,9 @@ def read_delimited(file: File, layout: Layout, *, usual: str) -> Table:
     """
     lines, notes = first_lines(file), list[str]()
     delimiter: str = layout.delimiter
+    if told := EXCEL_SEP.fullmatch(lines[0].rstrip("\r\n") if lines else ""):  # Excel writes it above the header
+        lines, delimiter = lines[1:], told[1] if delimiter == "auto" else delimiter
+        notes.append(f"{file.title}: its first line, {told[0]!r}, names the delimiter and is left out")
     if delimiter == "auto":
         delimiter = shown_delimiter(lines, usual) or usual
         if delimiter != usual:
@@ -39,18 +43,17 @@ def read_delimited(file: File, layout: Layout, *, usual: str) -> Table:
     rows, title = without_title(whole_rows(lines, delimiter), delimiter)
     if title is not None:
         notes.append(f"{file.title}: its first line, {title!r}, has no tab where all others have, and is left out")
+    titled = title is not None or told is not None
     header = layout.header
     if header == "auto":
         header, why = shown_header(rows)
         if why:
             notes.append(f"{file.title} {why}")
     names = None if header else numbers_up_to(len(rows[0]) if rows else 0)
-    table = None if layout.ragged or title is not None else plain_rows(file, delimiter, names=names)
+    table = None if layout.ragged or titled else plain_rows(file, delimiter, names=names)
     if table is None:
         with file.text() as text:
-            table = delimited_rows(
-                text, file.name, delimiter, title=title is not None, header=header, ragged=layout.ragged
-            )
+            table = delimited_rows(text, file.name, delimiter, title=titled, header=header, ragged=layout.ragged)
     return replace(table, notes=tuple(notes))
 
 
@@ -170,9 +173,24 @@ def delimited_rows(
             next(reader)
         return assemble(numbered_rows(reader, source, header=header, ragged=ragged), source)
     except csv.Error as error:
+        line, problem = reader.line_num, str(error)
+        if problem == "unexpected end of data":
+            line, problem = last_row(lines, delimiter), "a quote is opened in this row and never closed"
         raise UserError(
-            f"{source}, line {reader.line_num}: {error}", fix='write a quote inside a quoted field twice: ""'
+            f"{source}, line {line}: {problem}", fix='write a quote inside a quoted field twice: ""'
         ) from None
+
+
+def last_row(lines: TextIO, delimiter: str) -> int:
+    """The line on which the last row begins that a strict reader meets."""
+    lines.seek(0)
+    reader, begin = csv.reader(lines, delimiter=delimiter, strict=True), 1
+    try:
+        for _ in reader:
+            begin = reader.line_num + 1
+    except csv.Error:
+        pass
+    return begin
 
 
 def quotes_enclose_fields(lines: Callable[[], Iterator[str]], delimiter: str) -> bool:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from kitune.config import TaskName, yaml_line
 from kitune.data.columns import PAIR_NAMES, Columns, is_text
 from kitune.data.encode import Encoded
-from kitune.data.labels import label_lists, label_names
+from kitune.data.labels import label_lists, label_names, quoted
 from kitune.data.long_texts import LongTexts
 from kitune.data.mojibake import misread, misread_rows
 from kitune.data.near import near_duplicates
@@ -291,7 +291,7 @@ def few_rows(case: Case) -> Iterator[Finding]:
         return
     few = sorted((count, name) for name, count in label_counts(case).items() if count < FEW_ROWS)
     if few:
-        listed = ", ".join(f"{name} ({count})" for count, name in few[:5])
+        listed = ", ".join(f"{quoted(name)} ({count})" for count, name in few[:5])
         says = f"{numbered(len(few), 'label')} with fewer than {FEW_ROWS} rows: {listed}"
         rows = case.rows_labelled("train", {name for _, name in few})
         yield case.about("few-rows", says, "add rows, or join these labels with others", "train", rows)

@@ -18,7 +18,12 @@ SAMPLE_BYTES = 256 * 1024
 LEAST_SHARE, LEAST_LEAD = 0.25, 2.0
 # The ideographs that a language uses stand in the first half of its table (JIS X 0208 level 1, GB 2312 level 1); those of
 # another one, misread, stand anywhere. The table, the lead byte up to which that half goes, and the share that must be in it.
-FIRST_HALF = {"cp932": ("euc_jp", 0xCF), "euc_jp": ("euc_jp", 0xCF), "gb18030": ("gb2312", 0xD7)}
+FIRST_HALF = {
+    "cp932": ("euc_jp", 0xCF),
+    "euc_jp": ("euc_jp", 0xCF),
+    "gb18030": ("gb2312", 0xD7),
+    "cp950": ("big5", 0xC6),
+}
 LEAST_IN_FIRST_HALF = 0.85
 # Kana have the same bytes in EUC-JP and GB 18030: so many ideographs must show which of the two it is.
 LEAST_IDEOGRAPHS = 20
@@ -32,6 +37,13 @@ HANZI = (
     "五太水万市体别处总才场师书比住员性通目报立命活难数件安表原车应路期常提感何更反合放做系计或司利受光果及今务制解各任至清物味送快慢餐"
     "，。！？、：；（）“”"
 )
+TRADITIONAL = (
+    "的一是不了人我在有他這中大來上國個到說們為子和你地出道也時年得就那要下以生會自著去之過家學對可她裡後小麼心多天而能好都然沒日於起還"
+    "發成事只作當想看文無開手十用主行方又如前所本見經頭面公同三已老從動兩長知民樣現分將外但身些與高意進把法此實回二理美點月明其種聲全工"
+    "己話兒者向情部正名定女問力機給等幾很業最間新什打便位因重被走電四第門相次東政海口使教西再平真聽世氣信北少關並內加化由卻代軍產入先山"
+    "五太水萬市體別處總才場師書比住員性通目報立命活難數件安表原車應路期常提感何更反合放做系計或司利受光果及今務製解各任至清物味送快慢餐"
+    "，。！？、：；（）「」"
+)
 HANGUL = (
     "이다는에을의가고하지은도로를기서리인사나어한대아자시그해스정일수라들게보면만부장제전주구있까요니여으원했오거습며것같없우진과와생안상동할때"
     "영화잘재미너무말좋좀더내감연최점짜왜별않되된네데적공신비조모소성유음방중드경물세관문위선저ㅋㅎㅠㅜ"
@@ -42,6 +54,7 @@ FREQUENT = {
     "cp932": frozenset(KANA),
     "euc_jp": frozenset(KANA),
     "gb18030": frozenset(HANZI),
+    "cp950": frozenset(TRADITIONAL),
     "cp949": frozenset(HANGUL),
     "euc_kr": frozenset(HANGUL),
     "cp1252": frozenset(LATIN),
@@ -56,16 +69,32 @@ BOMS = {
 }
 
 
+# The escape sequences that begin characters of JIS X 0208 in ISO-2022-JP, which is ASCII otherwise.
+JIS = re.compile(rb"\x1b\$[@B]")
+
+
 def by_first_bytes(file: File) -> str | None:
-    """The encoding that a byte order mark names, or that the zeros of UTF-16 show; None where neither is there."""
+    """The encoding that a byte order mark, the zeros of UTF-16 or the escapes of ISO-2022-JP show; None where none is there."""
     with file.bytes() as content:
         head = content.read(4096)
     for mark, name in BOMS.items():
         if head.startswith(mark):
             return name
-    if b"\0" in head:  # ASCII characters, line ends at least, have a zero byte in front (big-endian) or behind
+    if JIS.search(head):
+        return "iso2022_jp"
+    # In UTF-16 ASCII characters, line ends at least, have a zero byte in front (big-endian) or behind.
+    if b"\0" in head and not stray_zeros(head):
         return "utf-16-le" if head[1::2].count(0) > head[::2].count(0) else "utf-16-be"
     return None
+
+
+def stray_zeros(head: bytes) -> bool:
+    """Whether the bytes are UTF-8 with a zero here and there, which no text should have, and not UTF-16."""
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(head)
+    except UnicodeDecodeError:
+        return False
+    return head.count(0) < len(head) / 8
 
 
 def by_characters(file: File) -> str:
@@ -82,6 +111,8 @@ def by_characters(file: File) -> str:
             text = sample.decode(name)
         except UnicodeDecodeError:
             continue
+        if name == "cp950" and "euc_jp" in fitting:  # two in five of its characters have a second byte that EUC has not
+            continue
         fitting.append(name)
         if well_placed(text, name):
             beyond = [character for character in text if character > "\x7f"]
@@ -91,11 +122,13 @@ def by_characters(file: File) -> str:
             shares.pop(narrow, None)
     best, following = [*sorted(shares, key=lambda name: -shares[name]), "", ""][:2]
     share = shares.get(best, 0.0)
+    first = best or next(iter(fitting), "NAME")
     if share < LEAST_SHARE or share < LEAST_LEAD * shares.get(following, 0.0):
         raise UserError(
             f"{file.name}: not UTF-8, and its characters do not show which other encoding it is "
             f"(its bytes fit {', '.join(fitting) or 'none that kitune looks for'})",
-            fix=f"say it: --set data.encoding={best or (fitting or ['NAME'])[0]}",
+            fix=f"say which: --set data.encoding={first}"
+            + (f" (or {', '.join(name for name in fitting if name != first)})" if len(fitting) > 1 else ""),
         )
     return best
 

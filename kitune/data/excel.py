@@ -8,7 +8,7 @@ from typing import Any
 from kitune.config import Layout, yaml_line
 from kitune.data.files import File
 from kitune.data.table import Table, assemble
-from kitune.errors import UserError, command
+from kitune.errors import UserError, command, numbered
 
 
 def read_excel(file: File, layout: Layout) -> Table:
@@ -50,6 +50,13 @@ def sheet_table(cells: list[list[Any]], source: str) -> Table:
     if doubled:
         raise UserError(
             f"{source}, line {first}: two columns are called {sorted(doubled)[0]!r}", fix="give each a name of its own"
+        )
+    wide = next(((line, row) for line, row in filled[1:] if any(cell != "" for cell in row[width:])), None)
+    if wide is not None:
+        there = max(i for i, cell in enumerate(wide[1], start=1) if cell != "")
+        raise UserError(
+            f"{source}, line {wide[0]}: {numbered(there, 'cell')} where line {first}, the header, has {width}",
+            fix="leave out the lines above the header, and give each column a name",
         )
     columns = [one_type([plain(row[i]) for _, row in filled[1:]]) for i in range(width)]
     rows = zip(*columns, strict=True)

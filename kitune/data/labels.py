@@ -32,7 +32,7 @@ def guess_task(values: Sequence[Any]) -> tuple[TaskName, str]:
             return "regression", f"the labels are {len(distinct):,} different whole numbers"
     elif separator_of(list(distinct)):
         return "multi-label", f"the labels are lists parted by {separator_of(list(distinct))!r}"
-    return "single-label", f"{len(distinct):,} different labels"
+    return "single-label", numbered(len(distinct), "different label")
 
 
 def number_in(text: str) -> float | None:
@@ -91,6 +91,11 @@ def label_names(task: TaskName, values: Sequence[Any], separator: str = "auto") 
     else:
         found = {str(value) for value in values if value is not None and value != ""}
     return tuple(sorted(found, key=lambda name: (number_in(name) is None, number_in(name) or 0.0, name)))
+
+
+def quoted(name: str) -> str:
+    """A label for a sentence or a table: in quotes where one could not tell where it begins and ends."""
+    return repr(name) if name != name.strip() or "," in name or not name else name
 
 
 def unlabelled_rows(values: Sequence[Any]) -> list[int]:

@@ -1,6 +1,6 @@
 """The parts of a data set, train, valid and test: read, their columns and labels understood, one of them split off."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -14,6 +14,7 @@ from kitune.data.labels import (
     label_array,
     label_names,
     new_names,
+    quoted,
     require_learnable,
     unlabelled_rows,
 )
@@ -125,12 +126,28 @@ def read_parts(
     if "valid" not in tables:
         parts = with_valid(parts)
         held_out, kept = len(parts.tables["valid"]), len(parts.tables["train"])
-        said.append(f"{held_out:,} of {held_out + kept:,} rows are held out to choose the best weights")
+        verb = "is" if held_out == 1 else "are"
+        said.append(f"{held_out:,} of {numbered(held_out + kept, 'row')} {verb} held out to choose the best weights")
     for part in parts.tables:
         parts.labels(part)  # a label that is not known is refused now, with its line
     if task != "regression":
-        said.append(f"labels: {', '.join(names[:8])}{f', ... ({len(names)} in all)' if len(names) > 8 else ''}")
+        more = f", ... ({len(names)} in all)" if len(names) > 8 else ""
+        said.append(f"labels: {', '.join(map(quoted, names[:8]))}{more}")
+        if not examined:
+            require_shared_labels(parts, learned)
     return parts, said
+
+
+def require_shared_labels(parts: Parts, learned: Sequence[str]) -> None:
+    """Refuse validation rows of which none has a label of train: every answer to them would be wrong."""
+    values = parts.tables["valid"].values(parts.columns.label or "")
+    found = label_names(parts.task, values, parts.options.data.label_separator)
+    if found and set(found) == set(new_names(found, learned)):
+        raise UserError(
+            f"{parts.tables['valid'].source}: none of its labels ({', '.join(map(quoted, found[:5]))}) is one of train's "
+            f"({', '.join(map(quoted, learned[:5]))})",
+            fix="write them alike in both",
+        )
 
 
 def names_of(

@@ -88,7 +88,8 @@ def read_file(path: str | Path, layout: Layout, otherwise: str = "auto") -> Tabl
         with opened(path, layout) as file:
             return read_rows(file, layout, otherwise)
     except PermissionError:
-        raise UserError(f"{path}: not readable by you", fix=f"chmod u+r {path}") from None
+        fix = f"chmod u+r {path}, or ask its owner"
+        raise UserError(f"{path}: not readable by you", fix=fix) from None
     except (gzip.BadGzipFile, zlib.error, EOFError):
         raise UserError(f"{path}: not a whole gzip file", fix="pack or download it again") from None
 
@@ -99,6 +100,7 @@ def read_rows(file: File, layout: Layout, otherwise: str) -> Table:
         if file.format in BINARY_READERS:
             return BINARY_READERS[file.format](file, layout)
         if file.format in TEXT_READERS:
+            require_text(file)
             return in_its_encoding(file, layout, TEXT_READERS[file.format], otherwise)
     except UserError as error:
         error.in_rows = True
@@ -108,6 +110,24 @@ def read_rows(file: File, layout: Layout, otherwise: str) -> Table:
         f"{file.name}: the ending {ending} is not one that kitune reads",
         fix=f"use {FORMATS}, or say what it is: --set data.format=csv",
     )
+
+
+# How files that are no text begin, what they are, and what reads them.
+NO_TEXT = {
+    b"PK\x03\x04": ("an Excel workbook or another zip file", "--set data.format=xlsx reads a workbook"),
+    b"\xd0\xcf\x11\xe0": ("an old Excel workbook", "save it as .xlsx"),
+    b"PAR1": ("a Parquet file", "--set data.format=parquet"),
+    b"\x1f\x8b": ("a file packed with gzip", "give it the ending .gz"),
+}
+
+
+def require_text(file: File) -> None:
+    """Refuse a file whose first bytes show that it is no text, whatever its ending says."""
+    with file.bytes() as content:
+        head = content.read(4)
+    for begin, (what, fix) in NO_TEXT.items():
+        if head.startswith(begin):
+            raise UserError(f"{file.name}: its bytes are those of {what}", fix=fix)
 
 
 def read_stream(stream: BinaryIO, text: Sequence[str], layout: Layout = USUAL) -> Table:
@@ -144,7 +164,7 @@ def read_shown(file: File, layout: Layout, *, text: Sequence[str]) -> Table:
             return replace(table, notes=(*table.notes, said))
         if len(text) == 1:
             said = f"{file.title} is read as a text a line: its first line is no header with {text[0]!r}"
-            return replace(lines_as_texts(lines, file.name, text[0]), notes=(said,) if has_fields else ())
+            return replace(lines_as_texts(lines, file.name, text[0]), notes=(said,))
     raise UserError(
         f"{file.name}: this run reads pairs, and the first line is neither JSON nor a header with both columns",
         fix=f"send JSON lines with {' and '.join(text)}, or CSV with a header",
@@ -172,7 +192,10 @@ def encodings(file: File, told: str, otherwise: str) -> Iterator[str]:
         try:
             yield UTF8 if codecs.lookup(told).name == "utf-8" else told
         except LookupError:
-            raise UserError(f"data.encoding: {told!r} is no encoding", fix="--set data.encoding=utf-8") from None
+            raise UserError(
+                f"data.encoding: {told!r} is no encoding",
+                fix="names are utf-8, utf-16, cp932, euc_jp, iso2022_jp, gb18030, big5, cp949, euc_kr, cp1252, latin-1",
+            ) from None
         return
     first = by_first_bytes(file) or UTF8
     yield first
@@ -198,7 +221,10 @@ def nearby_files(path: Path) -> str:
     if " " in path.name and not path.suffix:
         return "check the path; of texts, give a list"
     folder = path.parent if path.parent.is_dir() else Path()
-    near = difflib.get_close_matches(path.name, [child.name for child in folder.iterdir()], n=1)
+    try:
+        near = difflib.get_close_matches(path.name, [child.name for child in folder.iterdir()], n=1)
+    except OSError:
+        return f"{folder} cannot be looked into: ask its owner"
     return f"did you mean {folder / near[0]}?" if near else f"check the path; the current folder is {Path.cwd()}"
 
 

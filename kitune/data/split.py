@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from kitune.data.columns import Columns
 from kitune.data.table import CHUNK_ROWS, Rows, Table
-from kitune.errors import UserError
+from kitune.errors import UserError, numbered
 
 REGRESSION_STRATA = 10
 
@@ -120,11 +120,15 @@ def split(
     """
     taken = sample(strata(labels), units(table, columns), valid_share * len(table), seed)
     if not taken.any() or taken.all():
-        raise UserError(
-            f"{table.source}: {len(table):,} rows cannot be split into train and valid"
-            + (f" by the groups of column {columns.group!r}" if columns.group else ""),
-            fix="give the validation rows yourself: --valid FILE",
-        )
+        problem = f"{table.source}: {numbered(len(table), 'row')} cannot be split into train and valid"
+        if columns.group:
+            problem += f" by the groups of column {columns.group!r}"
+        elif len(np.unique(strata(labels))) == len(table) > 1:
+            raise UserError(
+                f"{problem}: each has a label of its own in column {columns.label!r}",
+                fix="name another column: --label COLUMN; amounts are learned with --task regression",
+            )
+        raise UserError(problem, fix="give the validation rows yourself: --valid FILE")
     rows = np.arange(len(table))
     return rows[~taken], rows[taken]
 

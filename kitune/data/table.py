@@ -60,6 +60,14 @@ class Table:
             return f"{self.source}, row {row} (from 0)"
         return f"{self.source}, line {self.lines[row]}"
 
+    def places(self, rows: Sequence[int]) -> str:
+        """The places of some rows: `tickets.csv, lines 17, 20`."""
+        if len(rows) == 1:
+            return self.where(rows[0])
+        named = rows if self.lines is None else [int(self.lines[row]) for row in rows]
+        listed = ", ".join(map(str, named))
+        return f"{self.source}, rows {listed} (from 0)" if self.lines is None else f"{self.source}, lines {listed}"
+
     def take(self, rows: Rows) -> "Table":
         """The rows at these positions, in this order."""
         lines = None if self.lines is None else self.lines[rows]

@@ -22,19 +22,37 @@ def intervals(measure: Measure, *, most: int = MOST_RESAMPLES) -> dict[str, Inte
     """The 95 % percentile interval of each metric, by its name; none where resampling says nothing or takes too long.
 
     A resample draws as many rows as there are, with replacement; where a metric has no meaning on it, it is not counted.
+    Where all of them give the same, as of rows that are all right, they say nothing: a share of right rows then has the exact
+    binomial interval, and another metric none.
 
     Args:
         most: resamples at most.
 
-    Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13.
+    Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13; Clopper and Pearson 1934.
     """
-    count = min(most, max(FEWEST_RESAMPLES, int(MUCH_WORK / measure.work)))
     rows = int(measure.counts.sum())
-    if not measure.resampled or count * measure.work > MOST_WORK or rows < 2:
+    if not measure.resampled or takes_too_long(measure) or rows < 2:
         return {}
+    count = min(most, max(FEWEST_RESAMPLES, int(MUCH_WORK / measure.work)))
     drawn = np.concatenate([measure.values(weights) for weights in resamples(measure.counts, count)])
     found = {name: middle(values) for name, values in zip(measure.names, drawn.T, strict=True)}
-    return {name: interval for name, interval in found.items() if interval is not None}
+    for name in measure.shares:
+        if (interval := found[name]) is not None and interval[0] == interval[1]:
+            found[name] = binomial(interval[0], rows)
+    return {name: interval for name, interval in found.items() if interval is not None and interval[0] < interval[1]}
+
+
+def takes_too_long(measure: Measure) -> bool:
+    """Whether even the fewest resamples would."""
+    return FEWEST_RESAMPLES * measure.work > MOST_WORK
+
+
+def binomial(share: float, rows: int) -> Interval:
+    """The exact 95 % interval of a share of rows."""
+    from scipy.stats import binomtest
+
+    found = binomtest(round(share * rows), rows).proportion_ci(CONFIDENCE, "exact")
+    return float(found.low), float(found.high)
 
 
 def difference(first: Measure, second: Measure, name: str) -> Interval | None:

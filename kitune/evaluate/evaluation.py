@@ -12,7 +12,14 @@ from kitune.config import TaskName
 from kitune.data.labels import number_in
 from kitune.data.table import Rows, Table
 from kitune.errors import numbered
-from kitune.evaluate.bootstrap import FEWEST_RESAMPLES, MOST_RESAMPLES, Interval, difference, intervals
+from kitune.evaluate.bootstrap import (
+    FEWEST_RESAMPLES,
+    MOST_RESAMPLES,
+    Interval,
+    difference,
+    intervals,
+    takes_too_long,
+)
 from kitune.evaluate.measures import Answered, Measure, measures
 from kitune.metrics import Metrics, without_nan
 from kitune.notebook import Block, Grid, Shown
@@ -30,11 +37,16 @@ LABEL_KINDS = ("precision", "recall", "f1")
 
 @dataclass(frozen=True)
 class Scores:
-    """The metrics of some rows, and the 95 % interval of each that has one."""
+    """The metrics of some rows, and the 95 % interval of each that has one.
+
+    Attributes:
+        too_long: the metrics that have none because resampling takes too long.
+    """
 
     rows: int
     metrics: Metrics
     intervals: Mapping[str, Interval]
+    too_long: tuple[str, ...] = ()
 
     @property
     def overall(self) -> "Scores":
@@ -62,9 +74,11 @@ def scores(answered: Answered, *, most: int = MOST_RESAMPLES, own: Measure | Non
     """
     metrics: Metrics = {}
     found: dict[str, Interval] = {}
+    too_long: list[str] = []
     for measure in measures(answered):
         metrics |= measure.value()
         found |= intervals(measure, most=most)
+        too_long += measure.names if takes_too_long(measure) else ()
     if own is not None:
         mine, around = own.value(), intervals(own, most=most)
         # One that has the name of one of these, and another value, is told apart, for what is beside it is by these.
@@ -72,7 +86,8 @@ def scores(answered: Answered, *, most: int = MOST_RESAMPLES, own: Measure | Non
         called = {name: new for name, new in called.items() if mine[name] != metrics.get(name)}
         metrics |= {new: mine[name] for name, new in called.items()}
         found |= {new: around[name] for name, new in called.items() if name in around}
-    return Scores(len(answered), metrics, found)
+        too_long += called.values() if takes_too_long(own) or not own.resampled else ()
+    return Scores(len(answered), metrics, found, tuple(name for name in too_long if not name.endswith("]")))
 
 
 @dataclass(frozen=True)
@@ -189,8 +204,9 @@ def judged(
         for column, of in (groups or {}).items()
     }
     of_all = scores(answered, own=own)
-    if lacking := [name for name in of_all.overall.metrics if without_interval(name, of_all)]:
-        said.append(f"no interval of {', '.join(lacking)}: resampling {numbered(len(answered), 'row')} takes too long")
+    if of_all.too_long:
+        what = f"resampling {numbered(len(answered), 'row')} takes too long"
+        said.append(f"no interval of {', '.join(of_all.too_long)}: {what}")
     return Evaluation(
         source,
         answered.task,
@@ -204,12 +220,6 @@ def judged(
         leads(answered, baselines or {}),
         tuple(said),
     )
-
-
-def without_interval(name: str, found: Scores) -> bool:
-    """Whether a metric has a value and, though resampling would say how far it is off, no interval."""
-    known = found.rows > 1 and name != "calibration_error" and np.isfinite(found.metrics[name])
-    return bool(known and name not in found.intervals)
 
 
 def measure_of(metric: str, answered: Answered) -> Measure:

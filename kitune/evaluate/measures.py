@@ -72,6 +72,7 @@ class Measure:
         of: weights of the cases, (samples, cases) -> the metrics' values, (samples, names).
         work: microseconds that a sample takes, about; a fixed figure, so that equal rows have equal intervals everywhere.
         resampled: whether a resample says how far the metrics may be off.
+        shares: those that are shares of rows that are right.
     """
 
     names: tuple[str, ...]
@@ -79,6 +80,7 @@ class Measure:
     of: Callable[[Weights], Floats]
     work: float
     resampled: bool = True
+    shares: tuple[str, ...] = ()
 
     @cached_property
     def counts(self) -> Ints:
@@ -144,7 +146,13 @@ def single_label(answered: Answered) -> list[Measure]:
     names += ("f1",) if outputs == 2 else ()
     rows = np.arange(len(gold))
     return [
-        Measure(names + of_labels(answered.label_names), case, decisions, 5 + 0.3 * cells.shape[1]),
+        Measure(
+            names + of_labels(answered.label_names),
+            case,
+            decisions,
+            5 + 0.3 * cells.shape[1],
+            shares=("accuracy", "micro_f1"),
+        ),
         Measure(("mcc",), case, correlations, SLOW + cells.shape[1]),
         Measure(("auc",), rows, areas, SLOW * outputs + 0.3 * shares.size),
         Measure(("log_loss",), rows, losses, 20 + 0.05 * len(gold)),
@@ -188,7 +196,7 @@ def multi_label(answered: Answered) -> list[Measure]:
     names = ("micro_f1", "macro_f1", "weighted_f1", "subset_accuracy", *of_labels(answered.label_names))
     rows = np.arange(len(gold))
     return [
-        Measure(names, rows, decisions, 20 + 5 * outputs + 5e-4 * outcomes.size),
+        Measure(names, rows, decisions, 20 + 5 * outputs + 5e-4 * outcomes.size, shares=("subset_accuracy",)),
         Measure(("auc",), rows, areas, SLOW * outputs + 0.3 * shares.size),
         Measure(("log_loss",), rows, losses, 20 + 0.05 * len(gold)),
         Measure(("calibration_error",), rows, calibration, SLOW, resampled=False),

@@ -111,6 +111,9 @@ def model_folder(name: str, revision: str | None = None, *, which: str = "best")
         for folder in (path, path / which):
             if (folder / "config.json").exists():
                 return folder
+        if (path / "repeats.json").exists():
+            one = next((inner for inner in sorted(path.iterdir()) if (inner / which / "config.json").exists()), path)
+            raise UserError(f"{path}: it holds several trainings", fix=f"take one of them, such as {one}")
         finished = "the run has no finished part yet" if (path / "run.yaml").exists() else "it holds no config.json"
         raise UserError(
             f"{path}: not a model: {finished}",

@@ -5,9 +5,8 @@ twin is transformers' own forward; `families.fits` says which networks this one 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -15,15 +14,9 @@ from torch import Tensor
 
 from kitune.model.families import FAMILIES, Layer, Matrix, Norm, Store, layer_of, norm_of, vector_of
 from kitune.model.kernels import Kernels
-from kitune.model.memory import zeros
 from kitune.model.products import products_for
+from kitune.model.rooms import Kept, Learning, Rooms, Shared, cut
 from kitune.model.vocabulary import RowsInUse
-
-# Tokens of a forward pass are rounded up to a multiple of this: the products work on blocks of 32 rows a thread, and each
-# shape costs oneDNN, where it makes them, a set-up.
-TOKEN_STEP = 64
-# Rooms are laid out for so many times the tokens of the first pass; what is never written to takes no memory.
-SPARE = 8
 
 
 @dataclass(frozen=True)
@@ -83,8 +76,7 @@ def pack(input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | Non
 class PackedEncoder:
     """An encoder's forward and backward over packed rows; the weights stay the network's own.
 
-    Activations that backward needs lie in buffers that are made once and used again by every pass: freshly mapped memory costs
-    a third of the time of the work on it. So one pass is under way at a time, and its backward comes before the next forward.
+    One pass is under way at a time, and its backward comes before the next forward (see `Rooms`).
     """
 
     def __init__(
@@ -126,15 +118,20 @@ class PackedEncoder:
         layers = encoder.get_submodule(family.layers)
         store.hand_over([layer.get_submodule(name).weight for layer in layers for name in names])
         self.num_passes = 0
-        self._learned = False
-        self._rooms: dict[str, Tensor] = {}
-        self._shapes: dict[tuple[int, int], tuple[SimpleNamespace, list[SimpleNamespace]]] = {}
+        self.rooms = Rooms(
+            width=self.width,
+            inner=self.inner,
+            heads=self.heads,
+            layers=len(self.layers),
+            first_only=first_only,
+            dtype=dtype,
+        )
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, token_type_ids: Tensor | None, *, drops: bool
     ) -> Tensor:
         """Hidden states: (rows, 1, width) where only first tokens count, else (rows, length, width), zeros behind the end."""
-        batch = pack(input_ids, attention_mask, token_type_ids, self.padding_position)
+        batch = self.in_tables(pack(input_ids, attention_mask, token_type_ids, self.padding_position))
         keys = dropout_keys(1 + 3 * len(self.layers), drops=drops)
         if torch.is_grad_enabled():
             anchor = torch.empty(0, requires_grad=True)  # autograd calls backward only where an input asks for it
@@ -148,97 +145,37 @@ class PackedEncoder:
         padded[real] = hidden
         return padded
 
-    def room(self, name: str, rows: int, columns: int, dtype: torch.dtype | None = None) -> Tensor:
-        """(rows, columns) of memory that keeps its place from pass to pass; what it holds is of an earlier one.
+    def in_tables(self, batch: Packed) -> Packed:
+        """The batch with the row of each token in the table of words as its id; a kernel reads where it is told to.
 
-        Zeros at first, because the rows behind the last token are multiplied too, by zeros: they may hold anything but NaN.
+        Raises:
+            IndexError: a token or a position has no row in its table.
         """
-        size = rows * columns
-        held = self._rooms.get(name)
-        if held is None or len(held) < size:
-            try:
-                held = zeros(SPARE * size, dtype or self.dtype)
-            except OSError:  # a limit on mapped memory, which the spare part counts against
-                held = zeros(size, dtype or self.dtype)
-            self._rooms[name] = held
-            self._shapes.clear()
-        return held[:size].view(rows, columns)
-
-    def rooms(self, batch: Packed, *, learns: bool) -> tuple[SimpleNamespace, list[SimpleNamespace]]:
-        """The memory of a pass: what all layers share, and what each keeps for backward.
-
-        Passes that learn give theirs back before others take any: an evaluation needs memory of its own, for its metrics.
-        """
-        if learns != self._learned:
-            self._rooms.clear()
-            self._shapes.clear()
-            self._learned = learns
-        n, rows = rounded(batch.num_tokens), rounded(batch.num_rows)
-        if (n, rows) in self._shapes:
-            return self._shapes[n, rows]
-        d, inner, fp32 = self.width, self.inner, torch.float32
-        shared = SimpleNamespace(
-            residual=[self.room(f"residual {i}", n, d, fp32) for i in range(2)],
-            dense=self.room("dense", n, d),
-        )
-        shared.first = self.room("first", rows, d, fp32)
-        if learns:
-            shared.dresidual = self.room("dresidual", n, d, fp32)
-            shared.ddense_t, shared.dlow = self.room("ddense_t", d, n), self.room("dlow", n, d)
-            shared.dcontext = self.room("dcontext", n, d)
-            shared.dinner, shared.dinner_t = self.room("dinner", n, inner), self.room("dinner_t", inner, n)
-            shared.dqkv, shared.dqkv_t = self.room("dqkv", n, 3 * d), self.room("dqkv_t", 3 * d, n)
-            shared.dfirst = self.room("dfirst", rows, d, fp32)
-        kept: list[SimpleNamespace] = []
-        for number in range(len(self.layers)):
-            mine = number if learns else 0  # without a backward all layers use the same memory
-            few = self.first_only and number == len(self.layers) - 1
-            out = rows if few else n
-            low = self.room(f"low {number % 2 if not learns else number}", n, d)
-            layer = SimpleNamespace(n=n, out=out, low=low, qkv=self.room(f"qkv {mine}", n, 3 * d))
-            if few:
-                layer.first_low, layer.q = self.room("first low", rows, d), self.room("first q", rows, d)
-                layer.kv = layer.qkv.view(-1)[: n * 2 * d].view(n, 2 * d)
-            layer.context, layer.y_low = self.room(f"context {mine}", out, d), self.room(f"y {mine}", out, d)
-            layer.slope, layer.inner = self.room(f"slope {mine}", out, inner), self.room(f"inner {mine}", out, inner)
-            if learns:
-                layer.softmax = self.room(f"softmax {mine}", out, 2 * self.heads, fp32)
-                layer.normals = [self.room(f"normal {mine} {i}", out, d) for i in range(2)]
-                layer.rstds = [self.room(f"rstd {mine} {i}", out, 1, fp32) for i in range(2)]
-            else:
-                layer.softmax, layer.normals, layer.rstds = None, [None, None], [None, None]
-            kept.append(layer)
-        if learns:
-            shared.normal, shared.rstd = self.room("normal", n, d), self.room("rstd", n, 1, fp32)
-        else:
-            shared.normal = shared.rstd = None
-        self._shapes[n, rows] = shared, kept
-        return shared, kept
-
-    # ---- forward ----
-
-    def require_positions(self, batch: Packed) -> None:
-        """Refuse a row that is longer than the table of positions: a kernel reads where it is told to."""
-        if "position" in self.tables and batch.num_tokens:
+        rows: Tensor = self.words.row_of[batch.ids].int() if isinstance(self.words, RowsInUse) else batch.ids
+        if int(rows.min()) < 0 or int(rows.max()) >= len(self.words.weight):
+            raise IndexError("a token id has no row among the word embeddings")
+        if "position" in self.tables:
             most, last = len(self.tables["position"].value), int(batch.positions.max())
             if last >= most:
                 raise IndexError(f"a row of {batch.longest} tokens needs position {last}, and there are {most}")
+        return replace(batch, ids=rows)
+
+    # ---- forward ----
 
     def run(self, batch: Packed, keys: Sequence[int], *, learns: bool) -> Tensor:
         """Hidden states of every token, (tokens, width), or of each row's first, (rows, width)."""
-        self.require_positions(batch)
         self.num_passes += 1
-        shared, kept = self.rooms(batch, learns=learns)
+        shared, kept = self.rooms.of(batch.num_tokens, batch.num_rows, learns=learns)
         share = self.hidden_dropout if keys[0] else 0.0
         n, residual = batch.num_tokens, shared.residual[0]
         norm, tables = self.embedding_norm, self.tables
         positions, types = tables.get("position"), tables.get("token_type")
-        shared.word_rows = self.word_rows(batch)
+        normal, rstd = (None, None) if shared.learning is None else (shared.learning.normal, shared.learning.rstd)
         self.kernels.call(
-            "embed", self.dtype, n, self.width, tables["word"].value, shared.word_rows,
+            "embed", self.dtype, n, self.width, tables["word"].value, batch.ids,
             positions.value if positions else None, batch.positions, types.value if types else None, batch.types,
             norm.gamma.value, norm.beta.value, norm.epsilon, keys[0], share,
-            residual, kept[0].low, shared.normal, shared.rstd,
+            residual, kept[0].low, normal, rstd,
         )  # fmt: skip
         for number, (layer, rooms) in enumerate(zip(self.layers, kept, strict=True)):
             following = kept[number + 1].low if number + 1 < len(kept) else None
@@ -250,8 +187,8 @@ class PackedEncoder:
     def run_layer(
         self,
         layer: Layer,
-        rooms: SimpleNamespace,
-        shared: SimpleNamespace,
+        rooms: Kept,
+        shared: Shared,
         batch: Packed,
         residual: Tensor,
         following: Tensor | None,
@@ -259,22 +196,21 @@ class PackedEncoder:
     ) -> Tensor:
         """One layer; gives the residual stream behind it, and writes its rounded twin to `following`."""
         d, share = self.width, self.hidden_dropout if keys[0] else 0.0
-        few = hasattr(rooms, "q")
         qkv, multiply = layer.qkv, self.products.forward
-        n = batch.num_rows if few else batch.num_tokens
-        if few:
-            multiply(rooms.low, qkv[d:].weight, qkv[d:].bias, rooms.kv)
-            first = batch.starts[:-1]
-            torch.index_select(rooms.low, 0, first, out=rooms.first_low[:n])
-            multiply(rooms.first_low, qkv[:d].weight, qkv[:d].bias, rooms.q)
-            torch.index_select(residual, 0, first, out=shared.first[:n])
+        n = batch.num_rows if rooms.first else batch.num_tokens
+        if rooms.first:
+            multiply(rooms.low, qkv[d:].weight, qkv[d:].bias, rooms.first.kv)
+            firsts = batch.starts[:-1]
+            torch.index_select(rooms.low, 0, firsts, out=rooms.first.low[:n])
+            multiply(rooms.first.low, qkv[:d].weight, qkv[:d].bias, rooms.first.q)
+            torch.index_select(residual, 0, firsts, out=shared.first[:n])
             residual, other = shared.first, shared.first
         else:
             multiply(rooms.low, qkv.weight, qkv.bias, rooms.qkv)
             other = shared.residual[1]
         attention = self.attention_of(rooms, batch, keys[0])
         self.kernels.call("attention", self.dtype, *attention, rooms.context, rooms.softmax)
-        dense = shared.dense.view(-1)[: rooms.out * d].view(rooms.out, d)
+        dense = cut(shared.dense, rooms.out, d)
         multiply(rooms.context, layer.out.weight, None, dense)
         self.residual_norm(n, dense, residual, layer.attention_norm, keys[1], share, other, rooms.y_low, rooms, 0)
         learns = rooms.softmax is not None
@@ -293,7 +229,7 @@ class PackedEncoder:
         share: float,
         out: Tensor,
         low: Tensor | None,
-        rooms: SimpleNamespace,
+        rooms: Kept,
         which: int,
     ) -> None:
         """`out` = LayerNorm(residual + dropout(dense + bias)); `low` its rounded twin."""
@@ -303,46 +239,47 @@ class PackedEncoder:
             norm.epsilon, key, share, out, low, rooms.normals[which], rooms.rstds[which],
         )  # fmt: skip
 
-    def attention_of(self, rooms: SimpleNamespace, batch: Packed, key: int) -> tuple[Any, ...]:
+    def attention_of(self, rooms: Kept, batch: Packed, key: int) -> tuple[Any, ...]:
         """The first arguments of both attention kernels."""
         d, starts = self.width, batch.starts
         share = self.attention_dropout if key else 0.0
-        if hasattr(rooms, "q"):
-            queries, q, k, v, strides = batch.row_numbers, rooms.q, rooms.kv, rooms.kv[:, d:], (d, 2 * d)
+        if rooms.first:
+            kv = rooms.first.kv
+            queries, q, k, v, strides = batch.row_numbers, rooms.first.q, kv, kv[:, d:], (d, 2 * d)
         else:
             queries, q, k, v, strides = starts, rooms.qkv, rooms.qkv[:, d:], rooms.qkv[:, 2 * d :], (3 * d, 3 * d)
         scale = (d // self.heads) ** -0.5
         shape = (batch.num_rows, self.heads, d // self.heads, queries, starts, batch.longest, scale)
         return *shape, q, strides[0], k, v, strides[1], key, share
 
-    def word_rows(self, batch: Packed) -> Tensor:
-        """Row of each token in the table of words."""
-        rows: Tensor = self.words.row_of[batch.ids].int() if isinstance(self.words, RowsInUse) else batch.ids
-        if int(rows.min()) < 0 or int(rows.max()) >= len(self.words.weight):
-            raise IndexError("a token id has no row among the word embeddings")
-        return rows
-
     # ---- backward ----
 
     def run_backward(self, batch: Packed, keys: Sequence[int], dhidden: Tensor) -> None:
         """Add the gradients of all weights to theirs, from that of the hidden states."""
-        shared, kept = self.rooms(batch, learns=True)
-        shared.writes = self.store.begin_pass()
-        dresidual = shared.dfirst if self.first_only else shared.dresidual
+        shared, kept = self.rooms.of(batch.num_tokens, batch.num_rows, learns=True)
+        learning, writes = learning_of(shared), self.store.begin_pass()
+        dresidual = learning.dfirst if self.first_only else learning.dresidual
         dresidual[: len(dhidden)].copy_(dhidden)
         dlow: Tensor | None = None
         for number in reversed(range(len(self.layers))):
             dresidual, dlow = self.layer_backward(
-                self.layers[number], kept[number], shared, batch, dresidual, dlow, keys[1 + 3 * number :]
+                self.layers[number],
+                kept[number],
+                shared,
+                batch,
+                dresidual,
+                dlow,
+                keys[1 + 3 * number :],
+                writes=writes,
             )
         norm, n, d = self.embedding_norm, batch.num_tokens, self.width
         share = self.hidden_dropout if keys[0] else 0.0
         self.kernels.call(
-            "embed_backward", self.dtype, n, d, dresidual, dlow, shared.normal, shared.rstd, norm.gamma.value, keys[0], share,
-            norm.gamma.gradient, norm.beta.gradient,
+            "embed_backward", self.dtype, n, d, dresidual, dlow, learning.normal, learning.rstd, norm.gamma.value, keys[0],
+            share, norm.gamma.gradient, norm.beta.gradient,
         )  # fmt: skip
         padding = -1 if self.words.padding_idx is None else int(self.words.padding_idx)
-        rows = {"word": shared.word_rows, "position": batch.positions, "token_type": batch.types}
+        rows = {"word": batch.ids, "position": batch.positions, "token_type": batch.types}
         for name, table in self.tables.items():
             skipped = {"word": padding, "position": -1 if self.padding_position is None else self.padding_position}
             self.kernels.call(
@@ -352,23 +289,25 @@ class PackedEncoder:
     def layer_backward(
         self,
         layer: Layer,
-        rooms: SimpleNamespace,
-        shared: SimpleNamespace,
+        rooms: Kept,
+        shared: Shared,
         batch: Packed,
         dresidual: Tensor,
         dlow: Tensor | None,
         keys: Sequence[int],
+        *,
+        writes: bool,
     ) -> tuple[Tensor, Tensor]:
-        """Backward of `run_layer`: the gradient of its output comes, and that of its input goes, in two streams."""
+        """Backward of `run_layer`: the gradient of its output comes, and that of its input goes, in two streams.
+
+        Args:
+            writes: gradients of matrices are written, and not added to what is there.
+        """
         d, out, call, products = self.width, rooms.out, self.kernels.call, self.products
-        few = hasattr(rooms, "q")
-        n = batch.num_rows if few else batch.num_tokens
+        learning, first = learning_of(shared), rooms.first
+        n = batch.num_rows if first else batch.num_tokens
         share = self.hidden_dropout if keys[0] else 0.0
-
-        def cut(room: Tensor, *shape: int) -> Tensor:
-            return room.view(-1)[: shape[0] * shape[1]].view(*shape)
-
-        ddense, ddense_t = cut(shared.dense, out, d), cut(shared.ddense_t, d, out)
+        ddense, ddense_t = cut(shared.dense, out, d), cut(learning.ddense_t, d, out)
 
         def norm_backward(norm: Norm, key: int, which: int, low: Tensor | None) -> None:
             assert norm.bias is not None
@@ -378,38 +317,38 @@ class PackedEncoder:
             )  # fmt: skip
 
         norm_backward(layer.norm, keys[2], 1, dlow)
-        dinner, dinner_t = cut(shared.dinner, out, self.inner), cut(shared.dinner_t, self.inner, out)
+        dinner, dinner_t = cut(learning.dinner, out, self.inner), cut(learning.dinner_t, self.inner, out)
         products.backward(ddense, layer.down.weight, dinner)
-        products.gradient(ddense_t, rooms.inner, layer.down, writes=shared.writes)
+        products.gradient(ddense_t, rooms.inner, layer.down, writes=writes)
         call("gelu_backward", self.dtype, n, out, self.inner, dinner, rooms.slope, dinner_t, layer.up_bias.gradient)
-        dy = cut(shared.dlow, out, d)
+        dy = cut(learning.dlow, out, d)
         products.backward(dinner, layer.up.weight, dy)
-        products.gradient(dinner_t, rooms.y_low, layer.up, writes=shared.writes)
+        products.gradient(dinner_t, rooms.y_low, layer.up, writes=writes)
         norm_backward(layer.attention_norm, keys[1], 0, dy)
-        dcontext = cut(shared.dcontext, out, d)
+        dcontext = cut(learning.dcontext, out, d)
         products.backward(ddense, layer.out.weight, dcontext)
-        products.gradient(ddense_t, rooms.context, layer.out, writes=shared.writes)
+        products.gradient(ddense_t, rooms.context, layer.out, writes=writes)
         attention = self.attention_of(rooms, batch, keys[0])
-        if not few:
-            dqkv, dqkv_t = shared.dqkv, shared.dqkv_t
+        if first is None:
+            dqkv = learning.dqkv
             call(
                 "attention_backward", self.dtype, *attention, dcontext, rooms.softmax,
                 dqkv, 3 * d, dqkv[:, d:], dqkv[:, 2 * d :], 3 * d,
             )  # fmt: skip
-            self.through(layer.qkv, n, rooms.n, dqkv, dqkv_t, rooms.low, shared.dlow, shared)
-            return dresidual, shared.dlow
-        dkv, dkv_t = cut(shared.dqkv, rooms.n, 2 * d), cut(shared.dqkv_t, 2 * d, rooms.n)
+            self.through(layer.qkv, n, rooms.n, dqkv, learning.dqkv_t, rooms.low, learning.dlow, writes=writes)
+            return dresidual, learning.dlow
+        dkv, dkv_t = cut(learning.dqkv, rooms.n, 2 * d), cut(learning.dqkv_t, 2 * d, rooms.n)
         dq = cut(shared.dense, out, d)
         call(
             "attention_backward", self.dtype, *attention, dcontext, rooms.softmax,
             dq, d, dkv, dkv[:, d:], 2 * d,
         )  # fmt: skip
-        self.through(layer.qkv[:d], n, out, dq, ddense_t, rooms.first_low, dcontext, shared)
+        self.through(layer.qkv[:d], n, out, dq, ddense_t, first.low, dcontext, writes=writes)
         dresidual[:n].add_(dcontext[:n])
-        self.through(layer.qkv[d:], batch.num_tokens, rooms.n, dkv, dkv_t, rooms.low, shared.dlow, shared)
-        shared.dresidual[: batch.num_tokens].zero_()
-        shared.dresidual.index_copy_(0, batch.starts[:-1], dresidual[:n])
-        return shared.dresidual, shared.dlow
+        self.through(layer.qkv[d:], batch.num_tokens, rooms.n, dkv, dkv_t, rooms.low, learning.dlow, writes=writes)
+        learning.dresidual[: batch.num_tokens].zero_()
+        learning.dresidual.index_copy_(0, batch.starts[:-1], dresidual[:n])
+        return learning.dresidual, learning.dlow
 
     def through(
         self,
@@ -420,13 +359,14 @@ class PackedEncoder:
         dout_t: Tensor,
         x: Tensor,
         dx: Tensor,
-        shared: SimpleNamespace,
+        *,
+        writes: bool,
     ) -> None:
         """Backward of out = x weight.T + bias: the gradient of x in `dx`; those of weight and bias are added to theirs."""
         columns = dout.shape[1]
         self.kernels.call("transpose_and_sum", self.dtype, n, padded, columns, dout, dout_t, matrix.bias_gradient)
         self.products.backward(dout, matrix.weight, dx)
-        self.products.gradient(dout_t, x, matrix, writes=shared.writes)
+        self.products.gradient(dout_t, x, matrix, writes=writes)
 
 
 class _Pass(torch.autograd.Function):
@@ -447,9 +387,10 @@ class _Pass(torch.autograd.Function):
         return None, None, None, None
 
 
-def rounded(count: int) -> int:
-    """`count` rounded up to a multiple of `TOKEN_STEP`."""
-    return -(-count // TOKEN_STEP) * TOKEN_STEP
+def learning_of(shared: Shared) -> Learning:
+    """What a pass that learns has besides."""
+    assert shared.learning is not None
+    return shared.learning
 
 
 def dropout_keys(count: int, *, drops: bool) -> list[int]:

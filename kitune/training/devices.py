@@ -148,9 +148,13 @@ def cores() -> int:
 
 
 def set_threads(options: EngineOptions, world_size: int) -> int:
-    """Threads of this process: told, or its share of the cores (torchrun would say 1)."""
+    """Threads of this process: told, or its share of the cores, or fewer where OMP_NUM_THREADS says so (torchrun sets it to 1
+    unasked)."""
     if options.threads == "auto":
         threads = max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", world_size)))
+        wanted = os.environ.get("OMP_NUM_THREADS", "")
+        if "LOCAL_WORLD_SIZE" not in os.environ and wanted.isdecimal() and int(wanted):
+            threads = min(threads, int(wanted))
     else:
         threads = options.threads
     torch.set_num_threads(threads)

@@ -86,5 +86,5 @@ def test_a_column_like_no_other_is_answered_with_all() -> None:
 
 @pytest.mark.parametrize("told", [{"text": ("label",), "label": "label"}, {"text": ("text", "text")}])
 def test_a_column_has_one_part(told: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match=r"column '(label|text)' has two parts"):
+    with pytest.raises(UserError, match=r"column '(label|text)' is named twice"):
         chosen(many(text="a", label=str), **told)

@@ -28,6 +28,12 @@ TEXTS = {
         ("请问怎么退货？", "问题"),
         ("服务员的态度非常好，给五星。", "好评"),
     ],
+    "Taiwanese": [
+        ("外送時間太久，送到的時候飯都冷掉了。", "負評"),
+        ("味道很好，送得也快，下次還會再來。", "好評"),
+        ("請問怎麼退貨？", "問題"),
+        ("服務人員的態度非常好，給五顆星。", "好評"),
+    ],
     "French": [
         ("Le colis est arrivé très tard, je suis déçu.", "négatif"),
         ("L’écran est magnifique et facile à régler.", "positif"),
@@ -43,7 +49,8 @@ TEXTS = {
 }
 # Encodings that a language is not written in: refused, with the option that reads them.
 UNSURE = {("French", "euc_jp"), ("French", "gb18030"), ("Japanese", "gb18030"), ("Korean", "gb18030")}
-ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "cp932", "euc_jp", "gb18030", "cp949", "latin-1"]
+UNSURE |= {("Taiwanese", "cp932"), ("Taiwanese", "euc_jp")}
+ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "cp932", "euc_jp", "gb18030", "cp949", "cp950", "iso2022_jp", "latin-1"]
 
 
 def write(path: Path, rows: list[tuple[str, str]], encoding: str) -> bool:
@@ -77,3 +84,26 @@ def test_every_language_in_every_encoding(tmp_path: Path, language: str, encodin
     assert [tuple(row.values()) for row in table.data.to_pylist()] == rows
     is_utf8 = encoding.startswith("utf-8") or (language == "English" and encoding != "utf-16")
     assert bool(table.notes) == (not is_utf8 and (language, encoding) not in UNSURE)
+
+
+def test_a_few_lines_of_euc_jp_are_never_taken_for_big5(tmp_path: Path) -> None:
+    """Hiragana have the bytes of the commonest characters of Big5."""
+    for begin in range(4):
+        path = tmp_path / f"rows-{begin}.csv"
+        assert write(path, TEXTS["Japanese"][begin:], "euc_jp")
+        try:
+            notes = read_table(path).notes
+        except UserError as error:
+            assert "euc_jp" in error.fix  # noqa: PT017
+            assert "cp950" not in error.fix  # noqa: PT017
+        else:
+            assert "EUC_JP" in notes[0]
+
+
+def test_a_zero_in_a_file_of_utf8_does_not_make_it_utf16(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_bytes(b"text,label\n" + "良い,a\nba\0d,b\n".encode() * 20)
+    try:
+        assert "UTF-16" not in " ".join(read_table(path).notes)
+    except UserError as error:
+        assert "UTF-16" not in str(error)  # noqa: PT017

@@ -330,3 +330,33 @@ def test_an_address_of_fsspec_is_read(tmp_path: Path) -> None:
     for address in ("memory://folder/none.csv", "klingon://a/b.csv"):
         with pytest.raises(UserError, match=f"{address}: cannot be read"):
             read_table(address)
+
+
+def test_the_line_that_excel_writes_above_a_header_names_the_delimiter(tmp_path: Path) -> None:
+    path = written(tmp_path / "rows.csv", "sep=;\ntext;label\nlovely, really;a\nbad;b\n")
+    table = read_table(path)
+    assert table.data.to_pylist() == [{"text": "lovely, really", "label": "a"}, {"text": "bad", "label": "b"}]
+    assert table.where(0) == f"{path}, line 3"
+    assert table.notes == ("rows.csv: its first line, 'sep=;', names the delimiter and is left out",)
+
+
+def test_a_quote_that_is_never_closed_is_said_where_it_is_opened(tmp_path: Path) -> None:
+    lines = ["text,label", *(f"row {i},a" for i in range(9)), '"a 12 inch screen,b', *(f"row {i},a" for i in range(9))]
+    with pytest.raises(UserError, match="line 11: a quote is opened in this row and never closed"):
+        read_table(written(tmp_path / "rows.csv", "\n".join(lines) + "\n"))
+
+
+def test_a_sheet_with_a_title_above_its_header_is_refused(tmp_path: Path) -> None:
+    path = workbook(tmp_path / "book.xlsx", {"Q1": [["Export 2024"], ["id", "text", "stars"], [1, "good", 5]]})
+    with pytest.raises(UserError, match=r"line 2: 3 cells where line 1, the header, has 1"):
+        read_table(path)
+
+
+@pytest.mark.parametrize(
+    ("begin", "what"),
+    [(b"PK\x03\x04rest", "an Excel workbook"), (b"PAR1rest", "a Parquet file"), (b"\x1f\x8brest", "packed with gzip")],
+)
+def test_a_file_that_is_no_text_says_what_it_is(tmp_path: Path, begin: bytes, what: str) -> None:
+    (tmp_path / "rows.csv").write_bytes(begin)
+    with pytest.raises(UserError, match=what):
+        read_table(tmp_path / "rows.csv")

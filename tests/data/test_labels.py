@@ -153,8 +153,8 @@ def test_rows_without_a_label_are_named_or_dropped_where_that_is_allowed(tmp_pat
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     else:
         pandas.DataFrame(rows).to_csv(path, sep={"csv": ",", "tsv": "\t"}[ending], index=False)
-    place = "row 1 (from 0)" if ending == "parquet" else f"line {2 if ending == 'jsonl' else 3}"
-    with pytest.raises(UserError, match=re.escape(f"{place}; ")) as caught:
+    place = {"parquet": "rows 1, 3, 7 (from 0)", "jsonl": "lines 2, 4, 8"}.get(ending, "lines 3, 5, 9")
+    with pytest.raises(UserError, match=re.escape(f"{place} and 5 more: ")) as caught:
         label_array(read_table(path), "the label", "single-label", ("NA", "007", "None", '"so"'))
     assert "no label in column 'the label'" in caught.value.problem
     told = {"data.label": "the label", "data.text": ("text",), "doctor.allow": ("missing-labels",)}
@@ -166,7 +166,7 @@ def test_rows_without_a_label_are_named_or_dropped_where_that_is_allowed(tmp_pat
 
 
 def test_the_first_three_rows_without_a_label_are_named_and_the_others_counted() -> None:
-    with pytest.raises(UserError, match=r"row 1 \(from 0\); .*row 2 .*; .*row 4 \(from 0\) and 1,001 more: no label"):
+    with pytest.raises(UserError, match=r"rows 1, 2, 4 \(from 0\) and 1,001 more: no label"):
         label_array(labelled(["a", None, "", "b", *[None] * 1002]), "label", "single-label", ("a", "b"))
 
 

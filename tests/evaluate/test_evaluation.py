@@ -325,3 +325,13 @@ def test_a_column_that_is_not_there_is_refused(run_of: Callable[..., kitune.Run]
 def test_languages_without_words_between_spaces_are_told_by_their_letters(text: str, expected: bool) -> None:
     table = Table(__import__("pyarrow").table({"text": [text] * (SAMPLE_ROWS + 1)}), "t")
     assert writes_without_words(table, ("text",)) is expected
+
+
+def test_rows_that_are_all_right_have_the_exact_interval() -> None:
+    """Clopper and Pearson: of n of n right ones it begins at 0.025 ** (1 / n)."""
+    logits = np.eye(2)[np.arange(12) % 2] * 9
+    found = judged(Answered("single-label", logits, np.arange(12) % 2, ("no", "yes")), "t")
+    assert found.metrics["accuracy"] == 1
+    assert found.intervals["accuracy"] == pytest.approx((0.025 ** (1 / 12), 1))
+    assert "macro_f1" not in found.intervals
+    assert not any("takes too long" in note for note in found.notes)

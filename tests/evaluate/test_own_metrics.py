@@ -365,7 +365,7 @@ def test_one_with_the_name_of_another_stands_beside_it(
     capfd.readouterr()
     found = run.model.evaluate(valid, baselines=False, compute_metrics=mine)
     assert dict(found.metrics) == {**plain.metrics, "f1 (own)": 0.125}
-    assert dict(found.intervals) == {**plain.intervals, "f1 (own)": (0.125, 0.125)}
+    assert dict(found.intervals) == dict(plain.intervals)  # of what never varies there is none
     assert capfd.readouterr().out.count("called") == 2  # on made-up rows and on these, not for each resample
 
 
