@@ -27,3 +27,17 @@ def test_every_option_that_is_named_exists() -> None:
 def test_every_format_that_is_read_is_listed() -> None:
     text = (ROOT / "docs" / "data.md").read_text()
     assert all(f"`.{name}`" in text for name in READERS)
+
+
+def test_the_readme_s_figures_are_those_of_the_benchmarks_in_every_language() -> None:
+    speed = (ROOT / "BENCHMARKS.md").read_text(encoding="utf-8").partition("## Speed")[2].partition("###")[0]
+    measured = {round(float(figure), 1) for figure in re.findall(r"\d+\.\d+(?= x)", speed)}
+    told = []
+    for path in sorted(ROOT.glob("README*.md")):
+        rows = re.findall(
+            r"^\|.*(?:Trainer|sentence-transformers|ONNX).*\| (.*\d.*) \|$", path.read_text("utf-8"), re.MULTILINE
+        )
+        told.append([float(figure) for row in rows for figure in re.findall(r"\d+\.\d+", row)])
+    assert told[0] == [6.3, 2.8, 3.4, 0.4, 5.0, 0.3, 7.0, 2.2, 1.6]
+    assert all(figures == told[0] for figures in told)
+    assert set(told[0]) <= measured
