@@ -1,5 +1,6 @@
 """The command line. Everything heavy is imported by the command that needs it, so that --help answers at once."""
 
+import errno
 import os
 import sys
 from pathlib import Path
@@ -17,6 +18,13 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+# What a system says of a file or a folder that its user has to mend.
+REFUSALS = {
+    getattr(errno, name)
+    for name in ("EACCES", "EPERM", "ENAMETOOLONG", "ENOSPC", "EDQUOT", "EROFS", "EISDIR", "ENOTDIR")
+    if hasattr(errno, name)  # not every system has all
+}
 
 Data = Annotated[
     str, typer.Argument(metavar="DATA", help="A file, a folder with train, valid and test, or a hub name.")
@@ -355,14 +363,13 @@ def main(arguments: list[str] | None = None) -> None:
         hint = f"; go on with {stopped}" if str(stopped) else ""
         print(f"interrupted{hint}", file=sys.stderr)
         sys.exit(130)
-    except OSError as error:  # a file or a folder that the system refuses
-        if isinstance(error, BrokenPipeError):
-            os.dup2(
-                os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-            )  # or Python complains when it flushes at exit
-            sys.exit(141)
-        place, reason = error.filename or "the system", error.strerror or str(error)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at exit
+        sys.exit(141)
+    except OSError as error:
+        if error.filename is None or error.errno not in REFUSALS:
+            raise
         fix = "check the path, your rights there and the room on the disk"
-        print(f"error: {UserError(f'{place}: {reason}', fix=fix)}", file=sys.stderr)
+        print(f"error: {UserError(f'{error.filename}: {error.strerror}', fix=fix)}", file=sys.stderr)
         sys.exit(2)
     sys.exit(0)

@@ -174,7 +174,8 @@ class TextClassifier(ClassifierMixin, TextEstimator):  # type: ignore[misc]
         check_classification_targets(labels)
         if len(found := np.unique(labels)) < 2:
             raise ValueError(f"y has one class, {found.tolist()[0]!r}: there is nothing to tell apart")
-        classes = np.unique(column_or_1d(y))  # also those whose rows all weigh nothing
+        labelled = [value for value in column_or_1d(y) if value is not None and value == value]
+        classes = np.unique(np.asarray(labelled, dtype=labels.dtype))  # also those whose rows all weigh nothing
         names = [str(value) for value in classes.tolist()]
         if len(set(names)) < len(names) or not all(name.strip() for name in names):  # 1 and "1", or an empty one
             names = [f"{number}: {name}" for number, name in enumerate(names)]

@@ -23,7 +23,7 @@ from kitune.metrics import Metrics
 from kitune.notebook import Block, Grid, Shown, in_words
 
 QUARTILES = (0, 25, 50, 75, 100)
-# What is shown of them.
+# Labels that are shown.
 MOST_LABELS = 100
 
 

@@ -25,6 +25,7 @@ from kitune.evaluate.measures import Answered
 from kitune.evaluate.own_metrics import MetricsFunction, OwnMetrics, filled_ids, own_metrics
 from kitune.evaluate.score import Predictions, outputs, plan_prediction, score, threshold_of
 from kitune.inference import load_to_answer
+from kitune.known import KnownTexts
 from kitune.metrics import Metrics, table_line
 from kitune.model.engine import slow_down
 from kitune.notebook import Block, Grid, Shown
@@ -40,8 +41,6 @@ from kitune.resume import (
     restored,
 )
 from kitune.run_folder import (
-    CHOOSING_TEXTS,
-    KNOWN_TEXTS,
     Keeper,
     as_json,
     choose_folder,
@@ -246,8 +245,8 @@ def explained(folder: Path, parts: Parts, options: RunOptions, machine: Machine)
             if error.errno == errno.ENOMEM:
                 raise UserError(
                     f"{folder}: the system gives no more memory",
-                    fix="try --set train.accumulation=2, a shorter data.max_length or a smaller model, then "
-                    + command("kitune", "train", "--resume", folder),
+                    fix=f"free some, then {command('kitune', 'train', '--resume', folder)}; or start anew with "
+                    "--set train.accumulation=2 or a shorter data.max_length",
                 ) from None
             raise no_room(folder, error.strerror or str(error)) from None
 
@@ -337,9 +336,8 @@ def finish(
     metrics: dict[str, Metrics] = {}
     known = np.unique(parts.given_keys["train"])
     if machine.is_first:
-        np.save(folder / KNOWN_TEXTS, known)
-        if "valid" in parts.given:
-            np.save(folder / CHOOSING_TEXTS, np.setdiff1d(parts.keys("valid"), known))
+        chose = parts.keys("valid") if "valid" in parts.given else known[:0]
+        KnownTexts(known, np.setdiff1d(chose, known)).save(folder)
     # What is read here is what predict will say.
     answering = load_to_answer(folder / "best", parts.task, parts.names, options.engine, machine)
     pad_id = answering.tokenizer.pad_token_id or 0

@@ -17,6 +17,7 @@ from kitune.model.encoder import Pretrained, load_encoder, load_pretrained
 from kitune.model.engine import kernels_for, speed_up
 from kitune.model.families import OwnWeights
 from kitune.model.pooling import Pooled
+from kitune.model.vocabulary import word_embedding
 from kitune.training.devices import DTYPES, Machine
 
 
@@ -76,7 +77,8 @@ def load_to_embed(
     """The encoder of a folder, where it computes."""
     encoder, tokenizer = load_encoder(folder)
     every = sum(parameter.numel() for parameter in encoder.parameters())
-    parameters = every - encoder.get_input_embeddings().weight.numel()
+    words = word_embedding(encoder)
+    parameters = every - (0 if words is None else words.weight.numel())
     set_to_answer(encoder, engine, machine)
     tokenizer.model_max_length = max_length
     return Embedder(Pooled(encoder), tokenizer, max_length, long_texts, machine, parameters)

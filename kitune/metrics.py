@@ -79,10 +79,10 @@ def multi_label_metrics(logits: NDArray[np.float32], labels: NDArray[np.float32]
     predicted = sigmoid(logits) >= threshold
     gold = labels > 0.5
     there = gold.any(axis=0) | predicted.any(axis=0)
-    of_label = f1_score(gold[:, there], predicted[:, there], average=None, zero_division=0.0) if there.any() else [0.0]
+    of_label = np.asarray(f1_score(gold, predicted, average=None, zero_division=0.0))[there]
     return {
         "micro_f1": float(f1_score(gold, predicted, average="micro", zero_division=0.0)),
-        "macro_f1": float(np.mean(of_label)),
+        "macro_f1": float(of_label.mean()) if len(of_label) else 0.0,
         "subset_accuracy": float((predicted == gold).all(axis=1).mean()),
     }
 

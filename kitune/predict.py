@@ -1,6 +1,6 @@
 """A trained model, ready to answer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import RLock
@@ -29,16 +29,17 @@ from kitune.data.long_texts import LongTexts
 from kitune.data.read import Source
 from kitune.data.sources import read_part
 from kitune.data.split import text_keys
-from kitune.data.table import Rows, Table
-from kitune.errors import UserError, numbered
+from kitune.data.table import Table
+from kitune.errors import UserError, command, numbered
 from kitune.evaluate.evaluation import Evaluation, judged, slices_of
-from kitune.evaluate.measures import Answered
+from kitune.evaluate.measures import Answered, Measure
 from kitune.evaluate.own_metrics import MetricsFunction, loaded, own_measure
 from kitune.evaluate.score import Predictions, outputs
 from kitune.inference import load_to_answer
+from kitune.known import KnownTexts, known_texts
 from kitune.model.encoder import load_config, model_folder
 from kitune.rivals import rivals
-from kitune.run_folder import CHOOSING_TEXTS, KNOWN_TEXTS, threshold_in
+from kitune.run_folder import threshold_in
 from kitune.tasks import task_of
 from kitune.training.devices import Machine, connect
 
@@ -52,8 +53,7 @@ class Model:
             anew; the defaults for a model from elsewhere.
         run: the options of the run that it is of; None for a model from elsewhere.
         folder: where it was loaded from.
-        known_texts: keys of the texts that it was trained on (see `text_keys`), of a run.
-        choosing_texts: keys of the others that chose its weights.
+        known: the texts that it was trained on, of a run that has ended.
         include_for_metrics: what the user's own metrics are given besides predictions and labels.
         usual_encoding: of its own files; read in it are those that are not UTF-8.
     """
@@ -69,8 +69,7 @@ class Model:
     folder: Path
     run: RunOptions | None = None
     usual_encoding: str = "auto"
-    known_texts: NDArray[np.uint64] | None = None
-    choosing_texts: NDArray[np.uint64] | None = None
+    known: KnownTexts | None = None
     include_for_metrics: tuple[str, ...] = ()
     answering: RLock = field(default_factory=RLock, compare=False, repr=False)
 
@@ -135,12 +134,13 @@ class Model:
             names = ", ".join(known)
             raise UserError(f"--set {wrong}: a trained model takes no such option", fix=f"there are {names}")
         told = with_values(RunOptions(data=self.data), changes)
-        called = told.data.labels if "data.labels" in changes and told.data.labels else self.label_names
-        if len(set(called)) != len(self.label_names) or (self.task == "regression" and called != self.label_names):
+        called = (told.data.labels or ()) if "data.labels" in changes else self.label_names
+        fits = self.task != "regression" and len(called) == len(set(called)) == len(self.label_names)
+        if "data.labels" in changes and not fits:
             outputs = "a number" if self.task == "regression" else ", ".join(self.label_names)
             raise UserError(
                 f"--set data.labels: {numbered(len(set(called)), 'name')}, and the model answers {outputs}",
-                fix="give a name for each of them, in their order",
+                fix="give a different name for each of them, in their order",
             )
         if self.text and len(told.data.text or ()) != len(self.text):
             raise UserError(
@@ -220,9 +220,8 @@ class Model:
             compute_metrics: metrics of your own beside them, as in a training: a function, or `FILE.py:NAME`.
 
         Raises:
-            UserError: a column is not there, a row has no label or an unknown one, or `compute_metrics` fails.
+            UserError: a column is not there, a row has no label or an unknown one, or `compute_metrics` fails on a trial.
         """
-        run = self.run or RunOptions()
         own = None
         if compute_metrics is not None:
             own = loaded(compute_metrics, frozenset(self.include_for_metrics))
@@ -238,58 +237,71 @@ class Model:
             self.machine.say(note)
         separator = self.data.label_separator
         labels = label_array(table, column, self.task, self.label_names, separator=separator, trained=True)
-        encoded = self.encode(table)
+        encoded, keys = self.encode(table), text_keys(table, self.columns_in(table))
         answered = Answered(self.task, self.logits(encoded), labels, self.label_names, self.threshold)
-        text, others = self.columns_in(table), dict[str, Answered]()
-        new, notes = self.new_rows(text_keys(table, text))
-        if (said := self.cut_note(self.full_rows(encoded), len(encoded))) is not None:
-            notes.append(said)
-        if said := read_by_place(table.values(column), self.task, self.label_names, separator):
-            notes.append(f"column {column!r}: {said}")
+        notes = list(self.notes(table, column, encoded, keys, told=own is not None))
+        measure: Measure | None = None
+        try:
+            measure = None if own is None else own_measure(own, answered, encoded)
+        except UserError as error:
+            notes.append(f"{error.problem}: left out")
+        others: dict[str, Answered] = {}
         if baselines:
-            told = {"text": text, "label": column, "labels": None if self.task == "regression" else self.label_names}
-            options = run.model_copy(update={"task": self.task, "data": self.data.model_copy(update=told)})
-            others, notes = rivals(
-                options,
-                self.run,
-                self.folder.parent,
-                table,
-                labels,
-                sources={} if train is None else {"train": train},
-                machine=self.machine,
-                max_length=self.max_length,
-            )
+            others, lacking = self.rivals(table, column, labels, train)
+            notes += lacking
         slices = {name: slices_of(table, name) for name in by}
-        groups = {name: rows for name, (rows, _) in slices.items()}
-        notes += [note for _, note in slices.values() if note]
-        if own is None and run.train.compute_metrics:
-            notes.append(f"metrics of your own: --compute-metrics {run.train.compute_metrics}")
         return judged(
             answered,
             table.source,
-            new=new,
-            groups=groups,
+            new=None if self.known is None else self.known.new(keys),
+            groups={name: rows for name, (rows, _) in slices.items()},
             baselines=others,
-            own=own_measure(own, answered, encoded) if own else None,
-            notes=notes,
+            own=measure,
+            notes=[*notes, *(note for _, note in slices.values() if note)],
         )
 
-    def new_rows(self, keys: NDArray[np.uint64]) -> tuple[Rows | None, list[str]]:
-        """The rows whose texts the model was not trained on, None where all are so, and what there is to say.
+    def notes(
+        self, table: Table, column: str, encoded: Encoded, keys: NDArray[np.uint64], *, told: bool
+    ) -> Iterator[str]:
+        """What a reader of the scores has to know of the rows.
 
         Args:
+            column: of the labels.
             keys: of the rows' texts, (rows,).
+            told: whether the user's own metrics are computed.
         """
-        if self.known_texts is None:
-            unknown = "which texts it was trained on is not known: scores on them say nothing about new ones"
-            return None, [unknown] if self.run else []
-        rows, notes = np.flatnonzero(~np.isin(keys, self.known_texts)), []
-        if not len(rows):
-            notes.append("it was trained on all of these texts: these scores say nothing about new ones")
-        chose = 0 if self.choosing_texts is None else int(np.isin(keys[rows], self.choosing_texts).sum())
-        if chose:
-            notes.append(f"{numbered(chose, 'row')} chose its weights, which flatters it on them")
-        return rows if len(rows) < len(keys) else None, notes
+        if self.known is not None:
+            yield from self.known.notes(keys)
+        elif self.run is not None:
+            yield "which texts it was trained on is not known: scores on them say nothing about new ones"
+        if (cut := self.cut_note(self.full_rows(encoded), len(encoded))) is not None:
+            yield cut
+        places = read_by_place(table.values(column), self.task, self.label_names, self.data.label_separator)
+        if places is not None:
+            yield f"column {column!r}: {places}"
+        if self.run is not None and self.run.train.compute_metrics and not told:
+            yield f"metrics of your own: {command('--compute-metrics', self.run.train.compute_metrics)}"
+
+    def rivals(
+        self, table: Table, column: str, labels: NDArray[Any], train: Source
+    ) -> tuple[dict[str, Answered], list[str]]:
+        """What the baselines say of the same rows, and why one is missing."""
+        names = None if self.task == "regression" else self.label_names
+        told = {"text": self.columns_in(table), "label": column, "labels": names}
+        options = (self.run or RunOptions()).model_copy(
+            update={"task": self.task, "data": self.data.model_copy(update=told)}
+        )
+        sources = {} if train is None else {"train": train}
+        return rivals(
+            options,
+            self.run,
+            self.folder.parent,
+            table,
+            labels,
+            sources=sources,
+            machine=self.machine,
+            max_length=self.max_length,
+        )
 
 
 def load(
@@ -309,7 +321,7 @@ def load(
     if not any("SequenceClassification" in kind for kind in config.architectures or []):
         raise UserError(
             f"{name}: an encoder without a trained head answers nothing",
-            fix=f"train it first: kitune train DATA --model {name}",
+            fix=f"train it first: {command('kitune', 'train', 'DATA', '--model', name)}",
         )
     options = load_yaml(folder / "run.yaml") if (folder / "run.yaml").exists() else None
     if precision == "auto" and options is not None and options.engine.precision == "fp32":
@@ -323,7 +335,7 @@ def load(
     if pretrained.head_is_new:
         raise UserError(
             f"{name}: its file has no weights of a head for {numbered(len(names), 'output')}",
-            fix=f"download the model again, or train it: kitune train DATA --model {name}",
+            fix=f"download the model again, or train it: {command('kitune', 'train', 'DATA', '--model', name)}",
         )
     for sentence in pretrained.said:
         machine.say(sentence)
@@ -339,16 +351,6 @@ def load(
         folder,
         options,
         options.data.encoding if options else "auto",
-        noted_texts(folder.parent / KNOWN_TEXTS),
-        noted_texts(folder.parent / CHOOSING_TEXTS),
+        known_texts(folder.parent),
         tuple(options.train.include_for_metrics) if options else (),
     )
-
-
-def noted_texts(path: Path) -> NDArray[np.uint64] | None:
-    """Keys of texts that a run has noted; None where it did not, or not to the end."""
-    try:
-        keys: NDArray[np.uint64] = np.load(path, allow_pickle=False)
-    except (OSError, ValueError):
-        return None
-    return keys

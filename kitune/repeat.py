@@ -244,8 +244,7 @@ def over_folds(folder: Path, parts: Parts, fold_of: Rows) -> Repeats:
     data = options.data.model_copy(update=update)
     of_fold = options.model_copy(update={"task": parts.task, "data": data})
     runs, count = [], int(fold_of.max()) + 1
-    beside_it: list[tuple[Rows, dict[str, Answered]]] = []
-    notes: list[str] = []
+    given_to: list[dict[str, Source]] = []
     logits = np.empty((len(table), len(parts.names)), dtype=np.float32)
     threshold = np.full((len(table), 1), 0.5)
     for number in range(count):
@@ -257,10 +256,7 @@ def over_folds(folder: Path, parts: Parts, fold_of: Rows) -> Repeats:
         run = one(folder / f"fold-{number + 1}", of_fold, given)
         logits[inside], threshold[inside] = logits_in(run.folder, "test", parts), threshold_in(run / "best")
         runs.append(run)
-        learn_from = {part: source for part, source in given.items() if part != "test"}
-        found, said = rivals_of(run, table.take(inside), parts, learn_from)
-        beside_it.append((inside, found))
-        notes += [f"fold {number + 1}: {note}" for note in said]
+        given_to.append({part: source for part, source in given.items() if part != "test"})
     answers = Predictions(logits, parts.names, parts.task, threshold)
     columns = [name for name in parts.columns.used if name in table.columns]
     rows = answer_rows(answers, table, columns, probabilities=True)
@@ -269,6 +265,13 @@ def over_folds(folder: Path, parts: Parts, fold_of: Rows) -> Repeats:
     answered = Answered(parts.task, logits, parts.labels_in(table), parts.names, threshold)
     names = tuple(run.folder.name for run in runs)
     metrics = tuple(run.metrics["test"] for run in runs)
+    beside_it: list[tuple[Rows, dict[str, Answered]]] = []
+    notes: list[str] = []
+    for number, (run, learn_from) in enumerate(zip(runs, given_to, strict=True)):
+        inside = np.flatnonzero(fold_of == number)
+        found, said = rivals_of(run, table.take(inside), parts, learn_from)
+        beside_it.append((inside, found))
+        notes += [f"fold {number + 1}: {note}" for note in said]
     source = f"{table.source}, out of fold"
     together = judged(answered, source, baselines=as_one(answered, beside_it), notes=notes)
     return kept(Repeats(folder, names, "its fold", metrics, together))
@@ -293,7 +296,10 @@ def over_seeds(
         columns = parts.columns_in(part)
         write_predictions(answers, table, folder / MEAN, columns=columns, probabilities=True)
         answered = Answered(parts.task, logits, parts.labels(part), parts.names, threshold)
-        found, notes = rivals_of(runs[0], table, parts, {p: s for p, s in sources.items() if p in ("train", "valid")})
+        learn_from: dict[str, Source] = {
+            name: given.data for name, given in parts.given.items() if name in ("train", "valid")
+        }
+        found, notes = rivals_of(runs[0], table, parts, learn_from)
         if part == "valid":
             notes.append("these rows chose the weights, which flatters them; a test part (--test) chooses nothing")
         source = f"{table.source}, the mean answer of {len(runs)} seeds"

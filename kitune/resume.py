@@ -12,6 +12,7 @@ from kitune.errors import UserError, command, numbered
 from kitune.evaluate.own_metrics import OwnMetrics
 from kitune.model.encoder import Pretrained
 from kitune.run_folder import as_json, facts, replace_file, restore
+from kitune.tasks import TASKS
 from kitune.training.checkpoint import newest_whole, set_aside
 from kitune.training.devices import Machine
 from kitune.training.loop import NotFinite, State, Training
@@ -82,7 +83,8 @@ def refuse_changed_metrics(
     if not before or own is None or own.digest == before:
         return
     assert options.task != "auto"
-    if options.train.best_metric in own.names(options.task, len(options.data.labels or ())):
+    best, built_in = options.train.best_metric, {"loss", *TASKS[options.task].headline}
+    if best not in built_in or best in own.names(options.task, len(options.data.labels or ())):
         raise UserError(
             f"{folder}: {own.place} is not what it was when the run began",
             fix="put the old file back to go on, or start a new run: "

@@ -46,7 +46,9 @@ def rivals(
     except UserError as error:
         return {}, [f"no baselines: {error.problem}"]
     assert options.data.text is not None
-    rows = learned(parts, table, labels, options.data.text)
+    text = parts.columns.text  # what is evaluated may call its columns otherwise
+    named = table.data.select(list(options.data.text)).rename_columns(list(text))
+    rows = learned(parts, Table(named, table.source), labels, text)
     machine.say(f"learning baselines from {len(rows.tables['train']):,} rows")
 
     def probe() -> Answered:

@@ -47,10 +47,6 @@ except ImportError:  # Windows
 # Number of the layout of this folder; a run of a later one is refused.
 FORMAT = 1
 WEIGHTS, MOMENTS, STATE = "model.safetensors", "moments.safetensors", "state.json"
-# Keys of the texts that the run has learned from, so that an evaluation can tell which ones are new to it.
-KNOWN_TEXTS = "train_texts.npy"
-# Keys of those that chose the weights alone, where they came in a file of their own.
-CHOOSING_TEXTS = "valid_texts.npy"
 
 
 def choose_folder(out: str | Path | None) -> Path:
@@ -62,7 +58,7 @@ def choose_folder(out: str | Path | None) -> Path:
     if out is None:
         return next(path for number in range(1, 1_000_000) if not (path := Path("runs") / f"run-{number:03d}").exists())
     folder = Path(out)
-    if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):  # an empty one is as good as none
+    if folder.exists():
         is_run = (folder / "run.yaml").exists()
         raise UserError(
             f"{folder}: it exists already{' and is a run' if is_run else ''}; nothing in it was touched",
@@ -307,7 +303,9 @@ class Keeper:
 
     def weights(self, unused_decay: float) -> dict[str, Piecewise]:
         """Every tensor of the network's state by name: trained ones as fp32 master weights, tables with all their rows."""
-        state: dict[str, Tensor] = dict(self.network.state_dict()) | dict(self.optimizer.weights())
+        state: dict[str, Tensor] = (
+            dict(self.network.state_dict()) | self.optimizer.frozen | dict(self.optimizer.weights())
+        )
         pieces = {name: whole(tensor) for name, tensor in state.items()}
         for name, table in tables_in_use(self.network).items():
             pieces[name] = Piecewise(table.original.shape, torch.float32, table.whole(state[name], unused_decay))

@@ -131,6 +131,9 @@ def test_a_class_whose_rows_all_weigh_nothing_keeps_its_column(
     model = small(TextClassifier, lively_model, epochs=1).fit(texts[0], y.astype(str), sample_weight=weights)
     assert model.classes_.tolist() == ["maybe", "no", "yes"]
     assert model.predict_proba(texts[0]).shape == (60, 3)
+    y[:5] = None
+    model = small(TextClassifier, lively_model, epochs=1).fit(texts[0], y, sample_weight=np.where(y == None, 0, 1))  # noqa: E711
+    assert model.classes_.tolist() == ["no", "yes"]
 
 
 def test_a_fit_that_fails_leaves_what_was_fitted(lively_model: Path, texts: tuple[list[str], Any]) -> None:

@@ -15,7 +15,7 @@ CHAIN = (
     ("evaluate",),
     ("training",),
     ("run_folder",),
-    ("resume", "inference"),
+    ("resume", "inference", "known"),
     ("glue", "rivals"),
     ("facts", "predict", "prepare"),
     ("answers", "diagnosis"),

@@ -6,6 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,8 @@ def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
         staging.chmod(folder.parent.stat().st_mode & 0o777)  # mkdtemp's own is for this user alone
         if folder.exists() and not is_whole(folder):
             damaged = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-            folder.rename(damaged)  # at once: another process may be about to put a whole one here
+            with suppress(FileNotFoundError):  # another process was faster
+                folder.rename(damaged)  # at once: it may be about to put a whole one here
             shutil.rmtree(damaged, ignore_errors=True)
         try:
             staging.rename(folder)

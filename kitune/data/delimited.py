@@ -43,17 +43,17 @@ def read_delimited(file: File, layout: Layout, *, usual: str) -> Table:
     rows, title = without_title(whole_rows(lines, delimiter), delimiter)
     if title is not None:
         notes.append(f"{file.title}: its first line, {title!r}, has no tab where all others have, and is left out")
-    titled = title is not None or told is not None
+    skipped = (title is not None) + (told is not None)
     header = layout.header
     if header == "auto":
         header, why = shown_header(rows)
         if why:
             notes.append(f"{file.title} {why}")
     names = None if header else numbers_up_to(len(rows[0]) if rows else 0)
-    table = None if layout.ragged or titled else plain_rows(file, delimiter, names=names)
+    table = None if layout.ragged or skipped else plain_rows(file, delimiter, names=names)
     if table is None:
         with file.text() as text:
-            table = delimited_rows(text, file.name, delimiter, title=titled, header=header, ragged=layout.ragged)
+            table = delimited_rows(text, file.name, delimiter, skipped=skipped, header=header, ragged=layout.ragged)
     return replace(table, notes=tuple(notes))
 
 
@@ -145,14 +145,14 @@ def delimited_rows(
     source: str,
     delimiter: str,
     *,
-    title: bool = False,
+    skipped: int = 0,
     header: bool = True,
     ragged: bool = False,
 ) -> Table:
     """Rows of a delimited text. A TSV is quoted only where its quotes enclose whole fields: bare ones are text.
 
     Args:
-        title: whether a line stands in front of the rows.
+        skipped: lines in front of the rows.
     """
     csv.field_size_limit(2**31 - 1)
     quoted = True
@@ -161,7 +161,7 @@ def delimited_rows(
 
         def again() -> Iterator[str]:
             lines.seek(begin)
-            return islice(iter(lines.readline, ""), int(title), None)
+            return islice(iter(lines.readline, ""), skipped, None)
 
         quoted = quotes_enclose_fields(again, delimiter)
         lines.seek(begin)
@@ -169,7 +169,7 @@ def delimited_rows(
         lines, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE, strict=True
     )
     try:
-        if title:
+        for _ in range(skipped):
             next(reader)
         return assemble(numbered_rows(reader, source, header=header, ragged=ragged), source)
     except csv.Error as error:

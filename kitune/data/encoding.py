@@ -80,12 +80,24 @@ def by_first_bytes(file: File) -> str | None:
     for mark, name in BOMS.items():
         if head.startswith(mark):
             return name
-    if JIS.search(head):
+    if head.isascii() and is_jis(file):
         return "iso2022_jp"
     # In UTF-16 ASCII characters, line ends at least, have a zero byte in front (big-endian) or behind.
     if b"\0" in head and not stray_zeros(head):
         return "utf-16-le" if head[1::2].count(0) > head[::2].count(0) else "utf-16-be"
     return None
+
+
+def is_jis(file: File) -> bool:
+    """Whether bytes that are ASCII, all of them, hold the escapes of ISO-2022-JP."""
+    found = False
+    with file.bytes() as content:
+        for line in content:
+            if b"\x1b" in line and JIS.search(line):
+                found = True
+            if not line.isascii():
+                return False
+    return found
 
 
 def stray_zeros(head: bytes) -> bool:

@@ -1,6 +1,6 @@
 """The parts of a data set, train, valid and test: read, their columns and labels understood, one of them split off."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -134,18 +134,23 @@ def read_parts(
         more = f", ... ({len(names)} in all)" if len(names) > 8 else ""
         said.append(f"labels: {', '.join(map(quoted, names[:8]))}{more}")
         if not examined:
-            require_shared_labels(parts, learned)
+            require_shared_labels(parts)
     return parts, said
 
 
-def require_shared_labels(parts: Parts, learned: Sequence[str]) -> None:
+def require_shared_labels(parts: Parts) -> None:
     """Refuse validation rows of which none has a label of train: every answer to them would be wrong."""
-    values = parts.tables["valid"].values(parts.columns.label or "")
-    found = label_names(parts.task, values, parts.options.data.label_separator)
-    if found and set(found) == set(new_names(found, learned)):
+
+    def places(part: str) -> set[int]:
+        labels = parts.labels(part)
+        return set(np.unique(labels) if labels.ndim == 1 else np.flatnonzero(labels.any(axis=0)))
+
+    held = places("valid")
+    if parts.cut is None and held and not held & places("train"):
+        names = ", ".join(quoted(parts.names[place]) for place in sorted(held)[:5])
+        there = ", ".join(quoted(parts.names[place]) for place in sorted(places("train"))[:5])
         raise UserError(
-            f"{parts.tables['valid'].source}: none of its labels ({', '.join(map(quoted, found[:5]))}) is one of train's "
-            f"({', '.join(map(quoted, learned[:5]))})",
+            f"{parts.tables['valid'].source}: none of its labels ({names}) is one of train's ({there})",
             fix="write them alike in both",
         )
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from kitune.config import Layout
 from kitune.data.conll import read_conll
-from kitune.data.delimited import delimited_rows, first_lines, read_delimited, shown_delimiter
+from kitune.data.delimited import EXCEL_SEP, delimited_rows, first_lines, read_delimited, shown_delimiter
 from kitune.data.encoding import by_characters, by_first_bytes, is_utf8
 from kitune.data.excel import read_excel
 from kitune.data.files import UTF8, File, in_utf8, is_remote, opened, spooled
@@ -151,6 +151,8 @@ def read_shown(file: File, layout: Layout, *, text: Sequence[str]) -> Table:
         if not any(line.strip() for line in lines):
             raise UserError(f"{file.name}: it is empty", fix="send JSON lines, CSV with a header, or a text a line")
         lines.seek(0)
+        if EXCEL_SEP.fullmatch(first.rstrip("\r\n")):
+            return read_delimited(file, layout, usual=",")
         if first.lstrip().startswith("{"):
             return json_rows(lines, file.name)
         delimiters = ",\t;|" if layout.delimiter == "auto" else layout.delimiter

@@ -46,14 +46,16 @@ class OwnMetrics:
     Attributes:
         function: takes an `EvalPrediction` and gives a dict of numbers.
         place: where it is, for messages.
-        digest: sha256 of its file and name; empty where it came from Python.
+        digest: sha256 of its file, the files beside it that it uses, and its name; empty where it came from Python.
         wanted: what it asked for besides predictions and labels: `inputs`, `loss`.
+        folder: of its file.
     """
 
     function: MetricsFunction
     place: str
     digest: str
     wanted: frozenset[str]
+    folder: Path | None = None
 
     def __call__(
         self, task: TaskName, logits: NDArray[np.float32], labels: NDArray[Any], input_ids: Callable[[], NDArray[Any]]
@@ -78,7 +80,8 @@ class OwnMetrics:
             losses=row_losses(task, logits, labels) if "loss" in self.wanted else None,
         )
         try:
-            found = self.function(told)
+            with importable(self.folder):
+                found = self.function(told)
         except Exception as error:  # whatever the user's code raises
             raise UserError(
                 f"{self.place}: {where(error)}{type(error).__name__}: {' '.join(str(error).split())}",
@@ -130,15 +133,25 @@ def loaded(asked: MetricsFunction | str | Path, wanted: frozenset[str]) -> OwnMe
         raise UserError(f"compute_metrics: {path}: not a Python file", fix="give a .py file, or FILE.py:NAME")
     module = importlib.util.module_from_spec(spec)
     try:
-        with importable(spec.name, module, path.parent):
+        sys.modules[spec.name] = module  # where dataclasses look for it
+        with importable(path.parent):
             spec.loader.exec_module(module)
     except Exception as error:
         said = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise UserError(f"compute_metrics: {path}: {where(error)}{said}", fix="correct that file") from error
     if not callable(getattr(module, function, None)):
         raise UserError(f"compute_metrics: {path} has no function {function!r}", fix="name it: FILE.py:NAME")
-    digest = hashlib.sha256(path.read_bytes() + function.encode()).hexdigest()
-    return OwnMetrics(getattr(module, function), f"{path}:{function}", digest, wanted)
+    digest = hashlib.sha256(path.read_bytes() + function.encode())
+    for helper in beside(path):
+        digest.update(helper.read_bytes())
+    return OwnMetrics(getattr(module, function), f"{path}:{function}", digest.hexdigest(), wanted, path.parent)
+
+
+def beside(path: Path) -> list[Path]:
+    """The Python files in the same folder that are imported by now."""
+    files = {Path(file) for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))}
+    folder = path.parent.resolve()
+    return sorted(file for file in files if file.suffix == ".py" and file.parent == folder and file != path.resolve())
 
 
 def own_measure(own: OwnMetrics, answered: Answered, encoded: Encoded) -> Measure:
@@ -180,9 +193,11 @@ def single_number(value: Any) -> float | None:
 
 
 @contextmanager
-def importable(name: str, module: Any, folder: Path) -> Iterator[None]:
-    """While a module is run: it is known by its name, as dataclasses ask for, and finds the files beside it."""
-    sys.modules[name] = module
+def importable(folder: Path | None) -> Iterator[None]:
+    """Let a file of the user's find those beside it."""
+    if folder is None:
+        yield
+        return
     sys.path.insert(0, str(folder.resolve()))
     try:
         yield

@@ -68,11 +68,20 @@ class RowsInUse(nn.Module):
             yield part
 
 
+def word_embedding(encoder: Any) -> nn.Embedding | None:
+    """The table of word embeddings; None of an encoder that has another kind (CANINE, Perceiver, I-BERT)."""
+    try:
+        found = encoder.get_input_embeddings()
+    except NotImplementedError:
+        return None
+    return found if isinstance(found, nn.Embedding) else None
+
+
 def require_rows(network: Any, token_ids: Iterable[NDArray[Any]]) -> None:
     """Refuse token ids that the network has no embedding of: tokens were added, and the table was not made larger."""
-    embedding = network.base_model.get_input_embeddings()
-    most, there = max((int(ids.max(initial=-1)) for ids in token_ids), default=-1), embedding.num_embeddings
-    if most >= there:
+    embedding = word_embedding(network.base_model)
+    most = max((int(ids.max(initial=-1)) for ids in token_ids), default=-1)
+    if embedding is not None and most >= (there := embedding.num_embeddings):
         raise UserError(
             f"the tokenizer gives the id {most}, and the model has embeddings of {there} tokens",
             fix="save the model after network.resize_token_embeddings(len(tokenizer))",
@@ -81,8 +90,8 @@ def require_rows(network: Any, token_ids: Iterable[NDArray[Any]]) -> None:
 
 def use_rows(network: Any, token_ids: Iterable[NDArray[Any]]) -> bool:
     """Let the network's word embeddings have rows for these token ids alone, where that leaves much out; whether it does."""
-    embedding = network.base_model.get_input_embeddings()
-    if not isinstance(embedding, nn.Embedding) or not embedding.weight.requires_grad:
+    embedding = word_embedding(network.base_model)
+    if embedding is None or not embedding.weight.requires_grad:
         return False
     seen = np.zeros(embedding.num_embeddings, dtype=bool)
     for ids in token_ids:

@@ -79,6 +79,7 @@ class FlatAdamW:
         self._handed_over = slice(0, 0)  # see hand_over
         self._low_gradient: Tensor | None = None
         self._gradient_is: GradientState = "whole"
+        self.frozen: dict[str, Tensor] = {}  # parameters that are not trained, by name, as they came
         kinds: dict[tuple[bool, float], list[tuple[str, nn.Parameter]]] = {}
         for name, parameter in network.named_parameters():
             if parameter.requires_grad:
@@ -140,8 +141,9 @@ class FlatAdamW:
             parameter.grad = slot.of(self.gradient)
         for buffer in network.buffers():
             buffer.data = buffer.data.to(device)
-        for parameter in network.parameters():
+        for name, parameter in network.named_parameters():
             if not parameter.requires_grad:
+                self.frozen[name] = parameter.detach().clone()
                 parameter.data = parameter.data.to(device, dtype)
         self.refresh_working()
 

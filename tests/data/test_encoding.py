@@ -107,3 +107,9 @@ def test_a_zero_in_a_file_of_utf8_does_not_make_it_utf16(tmp_path: Path) -> None
         assert "UTF-16" not in " ".join(read_table(path).notes)
     except UserError as error:
         assert "UTF-16" not in str(error)  # noqa: PT017
+
+
+def test_japanese_behind_many_lines_of_ascii_is_found_in_iso_2022_jp(tmp_path: Path) -> None:
+    rows = [("The parcel came late and nobody answered.", "complaint")] * 200 + TEXTS["Japanese"]
+    assert write(tmp_path / "rows.csv", rows, "iso2022_jp")
+    assert read_table(tmp_path / "rows.csv").texts("text")[-1] == TEXTS["Japanese"][-1][0]

@@ -1,6 +1,7 @@
 """Text files as people have them: packed, with other delimiters, without a header, JSON of several shapes, a text a line."""
 
 import gzip
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import pytest
 
 from kitune.config import Layout
-from kitune.data.read import read_table
+from kitune.data.read import read_stream, read_table
 from kitune.errors import UserError
 
 ROWS = [{"text": "one, two", "label": "a"}, {"text": "three; four", "label": "b"}, {"text": "NA", "label": "null"}]
@@ -338,6 +339,8 @@ def test_the_line_that_excel_writes_above_a_header_names_the_delimiter(tmp_path:
     assert table.data.to_pylist() == [{"text": "lovely, really", "label": "a"}, {"text": "bad", "label": "b"}]
     assert table.where(0) == f"{path}, line 3"
     assert table.notes == ("rows.csv: its first line, 'sep=;', names the delimiter and is left out",)
+    stream = io.BytesIO(path.read_bytes())
+    assert read_stream(stream, ("text",)).data.to_pylist() == table.data.to_pylist()
 
 
 def test_a_quote_that_is_never_closed_is_said_where_it_is_opened(tmp_path: Path) -> None:

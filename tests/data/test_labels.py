@@ -220,3 +220,17 @@ def test_row_weights_are_numbers_of_zero_or_more() -> None:
             weight_array(labelled(["1", wrong], "heavy"), "heavy")
     with pytest.raises(UserError, match="every weight in column 'heavy' is 0"):
         weight_array(labelled(["0", "0.0"], "heavy"), "heavy")
+
+
+def test_validation_rows_may_say_the_same_labels_otherwise() -> None:
+    train, valid = labelled(["0", "1"] * 10), labelled(["no", "yes"] * 3)
+    told = with_values(RunOptions(), {"data.labels": ("no", "yes"), "data.text": ("text",), "data.label": "label"})
+    read_parts(told, {"train": train, "valid": valid})
+    many = with_values(RunOptions(), {"data.text": ("text",), "data.label": "label", "task": "multi-label"})
+    one, two = labelled(["a, b|c", "c|a, b", "c"] * 5), labelled(["a, b", "c"])
+    read_parts(with_values(many, {"data.label_separator": "|"}), {"train": one, "valid": two})
+    for seed in range(5):  # one that was cut from train has what it has
+        rare = labelled([f"l{i}" for i in range(20)] * 2 + ["l0"] * 20)
+        read_parts(
+            with_values(told, {"data.labels": None, "train.seed": seed, "data.valid_share": 0.05}), {"train": rare}
+        )

@@ -123,8 +123,9 @@ def test_rows_whose_text_was_learned_are_told_apart(run_of: Callable[..., kitune
 
 
 def test_of_nothing_but_learned_texts_it_says_so(run_of: Callable[..., kitune.Run], rows: Rows) -> None:
-    found = run_of("single-label").model.evaluate(rows("single-label", 10), baselines=False)
+    found = run_of("single-label").model.evaluate(rows("single-label", 10))
     assert any("it was trained on all of these texts" in note for note in found.notes)
+    assert found.baselines
     assert found.as_json()["new"] == {"rows": 0, "metrics": {}, "intervals": {}}
     str(found)
 
@@ -182,9 +183,15 @@ def test_training_and_evaluation_give_one_metric_one_value() -> None:
     hot[:, 4] = 0
     single = generator.integers(0, 4, size=40)
     numbers = generator.normal(size=(40, 1)).astype(np.float32)
+    alone = np.full((40, 5), -9, dtype=np.float32)
+    alone[:, 2], hot_alone = generator.normal(size=40), np.zeros((40, 5), dtype=np.float32)
+    hot_alone[::3, 2] = 1
     cases: list[tuple[Any, Any, Any]] = [
-        ("multi-label", logits, hot), ("single-label", logits, single), ("regression", logits[:, :1], numbers)
-    ]  # fmt: skip
+        ("multi-label", logits, hot),
+        ("multi-label", alone, hot_alone),
+        ("single-label", logits, single),
+        ("regression", logits[:, :1], numbers),
+    ]
     for task, outputs, labels in cases:
         of_training = score(task, outputs, labels)
         names = tuple("abcde") if task != "regression" else ("label",)
@@ -279,7 +286,7 @@ def test_texts_without_words_leave_out_the_bag_of_words(lively_model: Path, rows
     run = kitune.train(data, model=str(lively_model), out=tmp_path / "run", options=told)
     found = run.model.evaluate(signs)
     assert list(found.baselines) == ["majority", "frozen probe"]
-    assert "no TF-IDF: empty vocabulary" in found.notes[0]
+    assert any("no TF-IDF: empty vocabulary" in note for note in found.notes)
 
 
 def test_a_label_that_the_model_does_not_know_is_no_option_s_fault(
@@ -294,8 +301,11 @@ def test_a_label_that_the_model_does_not_know_is_no_option_s_fault(
     renamed = model.with_layout({"data.labels": ["NEG", "POS"]})
     assert renamed.evaluate(other, baselines=False).metrics == model.evaluate(made[:4], baselines=False).metrics
     assert set(renamed.predict(["good"]).labels) < {"NEG", "POS"}
-    with pytest.raises(UserError, match="1 name, and the model answers no, yes"):
-        model.with_layout({"data.labels": ["NEG"]})
+    for wrong in (["NEG"], ["NEG", "NEG", "POS"]):
+        with pytest.raises(UserError, match="and the model answers no, yes"):
+            model.with_layout({"data.labels": wrong})
+    with_baselines = renamed.evaluate(other * 5)
+    assert set(with_baselines.baselines) == {"majority", "TF-IDF", "frozen probe"}
 
 
 def test_the_last_weights_have_a_threshold_of_their_own(run_of: Callable[..., kitune.Run]) -> None:
@@ -335,3 +345,11 @@ def test_rows_that_are_all_right_have_the_exact_interval() -> None:
     assert found.intervals["accuracy"] == pytest.approx((0.025 ** (1 / 12), 1))
     assert "macro_f1" not in found.intervals
     assert not any("takes too long" in note for note in found.notes)
+
+
+def test_baselines_are_learned_from_the_run_s_own_columns(run_of: Callable[..., kitune.Run], rows: Rows) -> None:
+    made = rows("single-label", 30, seed=4)
+    named = [{"comment": row["text"], "mood": row["label"]} for row in made]
+    model = run_of("single-label").model
+    found = model.with_layout({"data.text": ["comment"]}).evaluate(named, label="mood")
+    assert found.as_json()["baselines"] == model.evaluate(made).as_json()["baselines"]

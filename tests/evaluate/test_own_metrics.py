@@ -307,6 +307,30 @@ def test_where_they_choose_nothing_a_run_goes_on_with_another_function(
     assert kitune.train(data, resume=tmp_path / "run", options={"train.epochs": 3}).metrics["valid"]["f3"] == 0.5
 
 
+def test_a_function_that_no_longer_gives_what_chooses_is_refused(tiny_model: Path, rows: Rows, tmp_path: Path) -> None:
+    module, data = tmp_path / "mine.py", rows("single-label", 24)
+    module.write_text("def compute_metrics(told):\n    return {'f2': 0.5}\n")
+    options = QUICK | {"train.compute_metrics": str(module), "train.best_metric": "f2", "train.more_is_better": True}
+    kitune.train(data, model=str(tiny_model), out=tmp_path / "run", options=options)
+    module.write_text("def compute_metrics(told):\n    return {'f3': 0.5}\n")
+    with pytest.raises(UserError, match="is not what it was when the run began"):
+        kitune.train(data, resume=tmp_path / "run", options={"train.epochs": 3})
+
+
+def test_one_that_fails_on_the_rows_costs_an_evaluation_nothing_else(
+    tiny_model: Path, rows: Rows, tmp_path: Path
+) -> None:
+    def picky(told: Any) -> Mapping[str, float]:
+        if len(told.predictions) == 30:
+            raise ValueError("only one class")
+        return {"f2": 0.5}
+
+    run = kitune.train(rows("single-label", 24), model=str(tiny_model), out=tmp_path / "run", options=QUICK)
+    found = run.model.evaluate(rows("single-label", 30, seed=3), baselines=False, compute_metrics=picky)
+    assert "accuracy" in found.metrics
+    assert any("ValueError: only one class: left out" in note for note in found.notes)
+
+
 def test_one_that_fails_later_loses_nothing(
     tiny_model: Path, rows: Rows, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -335,12 +359,14 @@ def test_arrays_and_tensors_of_one_number_are_numbers_and_files_beside_it_are_fo
     tiny_model: Path, rows: Rows, tmp_path: Path
 ) -> None:
     (tmp_path / "beside_mine.py").write_text("HALF = 0.5\n")
+    (tmp_path / "also_beside_mine.py").write_text("")
     (tmp_path / "mine.py").write_text(
         "from __future__ import annotations\n"
         "from dataclasses import dataclass\n\n"
         "import numpy as np\nimport torch\nfrom beside_mine import HALF\n\n\n"
         "@dataclass\nclass Found:\n    value: float\n\n\n"
         "def compute_metrics(told):\n"
+        "    import also_beside_mine\n"
         "    return {'tensor': torch.tensor(Found(HALF).value), 'array': np.array([HALF]), 'flag': np.bool_(True)}\n"
     )
     run = kitune.train(

@@ -230,6 +230,15 @@ def test_weights_that_are_never_trained_follow_the_precision(
     options = SMALL | {"engine.precision": "bf16"}
     run = kitune.train(rows("single-label", 24), model=str(families("roformer")), out=tmp_path / "run", options=options)
     assert len(run.predict(["good film", "bad film"])) == 2
+    from safetensors.torch import load_file
+    from transformers import AutoModel
+
+    after = load_file(run / "best" / "model.safetensors")
+    assert all(weight.dtype == torch.float32 for weight in after.values())
+    frozen = AutoModel.from_pretrained(run.options.model).encoder.embed_positions.weight
+    torch.testing.assert_close(
+        after["roformer.encoder.embed_positions.weight"], frozen, rtol=0, atol=1e-5
+    )  # sines, computed anew
 
 
 def test_added_tokens_without_embeddings_are_refused(tmp_path: Path, families: Callable[..., Path], rows: Rows) -> None:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 from transformers import ModernBertConfig, ModernBertForSequenceClassification
 
+import kitune
 from kitune.config import EngineOptions
 from kitune.model.engine import speed_up
 from kitune.model.families import OwnWeights
@@ -54,16 +55,17 @@ class Named(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func in self.MAKERS and "device" not in (kwargs or {}):
-            places = [frame.filename for frame in traceback.extract_stack()]
-            assert "/kitune/" not in places[-2], traceback.format_stack()[-2]
+            caller = traceback.extract_stack()[-2]
+            assert not Path(caller.filename).is_relative_to(Path(kitune.__file__).parent), f"{caller}"
         return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("windows", [False, True])
 def test_every_tensor_that_is_made_is_told_its_device(windows: bool) -> None:
     fast = unpadded(modern(local_attention=16) if windows else network_of("bert"))
+    batch = batch_of(fast, 5, 45)
     with Named():
-        gradients(fast, batch_of(fast, 5, 45))
+        gradients(fast, batch)
 
 
 def assert_same(network: Any, fast: Any) -> None:

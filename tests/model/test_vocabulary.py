@@ -5,6 +5,7 @@ import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import AutoModel, BertConfig, BertModel
 
-from kitune.model.vocabulary import CHUNK_ROWS, RowsInUse, use_rows
+from kitune.model.vocabulary import CHUNK_ROWS, RowsInUse, require_rows, use_rows
 from tests.training.runs import SHORT, content, in_child, killed_after_step, resume, train
 
 Rows = Callable[..., list[dict[str, Any]]]
@@ -116,3 +117,18 @@ def test_little_is_gained_where_most_is_in_use() -> None:
     assert isinstance(network.get_input_embeddings(), nn.Embedding)
     assert use_rows(network, [np.arange(20), np.asarray([49])])
     assert network.get_input_embeddings().weight.shape == (21, 32)
+
+
+def test_an_encoder_without_a_table_of_words_is_left_alone() -> None:
+    class Other:
+        def get_input_embeddings(self) -> nn.Module:
+            return nn.Linear(2, 2)
+
+    class None_(Other):
+        def get_input_embeddings(self) -> nn.Module:
+            raise NotImplementedError
+
+    for base in (Other(), None_()):
+        network = SimpleNamespace(base_model=base)
+        require_rows(network, [np.asarray([10**9])])
+        assert not use_rows(network, [np.asarray([10**9])])
