@@ -17,10 +17,10 @@ Labels = NDArray[Any]  # as `label_array` gives them
 Outputs = NDArray[np.float64]
 Head = Callable[[Matrix], Outputs]  # features -> (rows, outputs), as a network's logits
 
-STRENGTHS = (0.1, 1.0, 10.0, 30.0)
+STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)
 MOST_ITERATIONS = 200
-# The output of a label that train does not hold, or holds in every row.
-NEVER = -1e4
+# The outputs of a label that train does not hold, and of one that it holds in every row.
+NEVER, ALWAYS = -1e4, 1e4
 
 
 def fit_head(
@@ -74,10 +74,11 @@ def one_against_rest(features: Matrix, labels: Labels, num_outputs: int) -> list
 
     gold = labels > 0.5
     held = [number for number in range(num_outputs) if 0 < gold[:, number].sum() < len(gold)]
+    of_all = np.where(gold.all(axis=0), ALWAYS, NEVER)
     models = {number: LogisticRegression(max_iter=MOST_ITERATIONS, warm_start=True) for number in held}
 
     def head(of_label: dict[int, Any], other: Matrix) -> Outputs:
-        outputs = np.full((other.shape[0], num_outputs), NEVER)
+        outputs = np.tile(of_all, (other.shape[0], 1))
         for number, one in of_label.items():
             outputs[:, number] = one.decision_function(other)
         return outputs
