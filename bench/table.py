@@ -22,7 +22,7 @@ def read_results(path: Path) -> Results:
 def table(results: Results, *, sets: Sequence[str], who: Sequence[str]) -> str:
     """A Markdown table of mean headline metrics x 100, and last one JSON line with the same figures.
 
-    The difference is kitune's minus the better Trainer's, each pair over the seeds that both have.
+    The difference is kitune's minus the better Trainer's, each pair over the seeds that both have; `not_worse.py` has intervals.
     """
     present = [name for name in sets if any(key[0] == name for key in results)]
     columns = [name for name in who if any(key[1] == name for key in results)]
@@ -48,10 +48,7 @@ def table(results: Results, *, sets: Sequence[str], who: Sequence[str]) -> str:
         figures[name] = {column: round(score, 2) for column, score in scores.items()}
         if gap is not None:
             differences[name] = round(gap, 2)
-    over_all = round(mean(differences.values()), 2) if differences else None
-    if over_all is not None:
-        lines.append("| mean | | | " + " | ".join("" for _ in columns) + f" | {over_all:+.2f} |")
-    record = {"benchmark": "quality", "scores": figures, "differences": differences, "mean_difference": over_all}
+    record = {"benchmark": "quality", "scores": figures, "differences": differences}
     return "\n".join([*lines, "", json.dumps(record)])
 
 
