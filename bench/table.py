@@ -22,7 +22,7 @@ def read_results(path: Path) -> Results:
 def table(results: Results, *, sets: Sequence[str], who: Sequence[str]) -> str:
     """A Markdown table of mean headline metrics x 100, and last one JSON line with the same figures.
 
-    The difference is kitune's minus the better Trainer's, each pair over the seeds that both have; `not_worse.py` has intervals.
+    The difference is kitune's minus the better Trainer's, each pair over the seeds that both have (intervals: `not_worse.py`).
     """
     present = [name for name in sets if any(key[0] == name for key in results)]
     columns = [name for name in who if any(key[1] == name for key in results)]
