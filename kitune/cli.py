@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from kitune import __version__
-from kitune.errors import UserError, numbered
+from kitune.errors import NO_ROOM, UserError, numbered
 
 app = typer.Typer(
     name="kitune",
@@ -111,14 +111,14 @@ def train(
 
     if folds is not None and seeds is not None:
         raise UserError("--folds and --seeds are two ways to train several times", fix="choose one of them")
-    if valid is not None:
-        told["data.valid"] = valid
     if folds is not None and test is not None:
         raise UserError("--folds scores every row of train; a test part has no place in it", fix="leave --test out")
     if seeds is None:
-        repeats = cross_validate(data, folds=folds, **whole)
+        if test is not None:
+            told["data.test"] = test  # at a resumption of seeds
+        repeats = cross_validate(data, folds=folds, valid=valid, **whole)
     else:
-        repeats = train_seeds(data, seeds=numbers(seeds), test=test, **whole)
+        repeats = train_seeds(data, seeds=numbers(seeds), valid=valid, test=test, **whole)
     show(repeats.blocks())
 
 
@@ -152,6 +152,7 @@ def doctor(
     valid: Valid = None,
     test: Test = None,
     long_texts: LongTexts = None,
+    config: Annotated[Path | None, typer.Option("--config", help="A YAML file with options.")] = None,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Any option of a training.")
     ] = None,
@@ -171,6 +172,7 @@ def doctor(
         text=text or None,
         label=label,
         task=task,  # type: ignore[arg-type]
+        config=config,
         options=told,
     )
     show_json([finding.as_json() for finding in findings]) if json else show_findings(findings)
@@ -203,7 +205,6 @@ def evaluate(
     json: Json = False,
 ) -> None:
     """Score a run on labelled rows: every metric with its interval, beside simple methods."""
-    from kitune.config import parse_set
     from kitune.data.write import require_new_file
     from kitune.predict import load
     from kitune.run_folder import as_json, replace_file
@@ -214,7 +215,7 @@ def evaluate(
         raise UserError("-: rows to be scored come from a file", fix="kitune predict takes standard input")
     if out is not None:
         require_new_file(out, (".json",))
-    model = load(run, which=part(which)).with_layout(parse_set(set_ or []) | ({"data.text": text} if text else {}))
+    model = load(run, which=part(which)).with_layout(layout_told(set_, text))
     found = model.evaluate(
         data,
         label=label,
@@ -252,7 +253,6 @@ def predict(
 ) -> None:
     """Answer each row of DATA, in its order; without --out the answers are printed as CSV."""
     from kitune.answers import predict_file
-    from kitune.config import parse_set
     from kitune.data.read import read_stream
     from kitune.data.write import require_new_file
     from kitune.glue import count_note, glue_task
@@ -265,7 +265,7 @@ def predict(
     if out is not None:
         require_new_file(out)  # before anything is computed
     model = load(run, which=part(which), precision=precision)  # type: ignore[arg-type]
-    model = model.with_layout(parse_set(set_ or []) | ({"data.text": text} if text else {}))
+    model = model.with_layout(layout_told(set_, text))
     from_pipe = data == "-"
     table = (
         read_stream(sys.stdin.buffer, model.text or ("text",), model.data)
@@ -323,11 +323,23 @@ def require_one_process(name: str) -> None:
         raise UserError(f"kitune {name} runs in one process", fix=f"start it without torchrun: kitune {name} ...")
 
 
+def layout_told(words: list[str] | None, text: list[str] | None) -> dict[str, Any]:
+    """What --set and --text say of the rows that a model is to read."""
+    from kitune.config import parse_set
+
+    return parse_set(words or []) | ({"data.text": text} if text else {})
+
+
 def part(which: str) -> str:
     """`which`, if it is a part of a run that holds a model."""
     if which not in {"best", "last"}:
         raise UserError(f"--which {which}: a run has best and last", fix="--which best")
     return which
+
+
+def forget_output() -> None:
+    """What standard output could not take is lost; Python would complain once more when it flushes at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -364,12 +376,15 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"interrupted{hint}", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains when it flushes at exit
+        forget_output()
         sys.exit(141)
     except OSError as error:
-        if error.filename is None or error.errno not in REFUSALS:
+        if error.errno not in REFUSALS or (error.filename is None and error.errno not in NO_ROOM):
             raise
+        if error.filename is None:
+            forget_output()
         fix = "check the path, your rights there and the room on the disk"
-        print(f"error: {UserError(f'{error.filename}: {error.strerror}', fix=fix)}", file=sys.stderr)
+        problem = f"{error.filename or 'the output'}: {error.strerror}"
+        print(f"error: {UserError(problem, fix=fix)}", file=sys.stderr)
         sys.exit(2)
     sys.exit(0)

@@ -117,6 +117,13 @@ class DataOptions(Layout):
         16, description="Windows of one row; where they would be more, so many are spread over it, with gaps."
     )
 
+    @field_validator("labels")
+    @classmethod
+    def are_different(cls, names: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if names is not None and len(set(names)) < len(names):
+            raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands there twice")
+        return names
+
 
 class TrainOptions(Options):
     """How the network learns."""
@@ -187,10 +194,10 @@ class TrainOptions(Options):
         (), description="What else compute_metrics is given: .inputs (token ids) and .losses (of each row)."
     )
     evaluate_every: Literal["epoch"] | Count = Field(
-        "epoch", description="Evaluate after each epoch or after so many steps."
+        "epoch", description="Evaluate after each epoch, or also every so many steps."
     )
     checkpoint_every: Literal["epoch"] | Count = Field(
-        "epoch", description="Checkpoint after each epoch and every n steps."
+        "epoch", description="Checkpoint after each epoch, or also every so many steps."
     )
 
 
@@ -391,6 +398,7 @@ def load_yaml(path: Path) -> RunOptions:
 
 def yaml_line(value: Any) -> str:
     """`value` as YAML of one line, quoted as far as it needs it."""
+    value = list(value) if isinstance(value, tuple) else value
     return yaml.dump(value, Dumper=Dumper, default_flow_style=True, allow_unicode=True, width=10**6).splitlines()[0]
 
 
@@ -404,9 +412,7 @@ def describe_options() -> str:
     defaults = flat(RunOptions())
     lines = []
     for name, schema in option_schemas():
-        lines.append(
-            f"{name} = {yaml_line(_plain(defaults[name]))}  ({allowed(schema)})\n    {schema.get('description', '')}"
-        )
+        lines.append(f"{name} = {yaml_line(defaults[name])}  ({allowed(schema)})\n    {schema.get('description', '')}")
     return "\n".join(lines)
 
 
@@ -426,14 +432,12 @@ def allowed(schema: Mapping[str, Any]) -> str:
     if "anyOf" in schema:
         return " or ".join(allowed(one) for one in schema["anyOf"])
     if "const" in schema or "enum" in schema:
-        return "|".join(map(str, schema.get("enum", [schema.get("const")])))
+        values = schema.get("enum", [schema.get("const")])
+        return " or ".join(r"\t" if value == "\t" else str(value) for value in values)
     if schema.get("type") == "array":
         return "list"
     signs = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
     bounds = [f"{sign} {schema[key]:g}" for key, sign in signs.items() if key in schema]
     words = {"object": "table", "string": "text", "boolean": "true or false"}
-    return " ".join([words.get(schema["type"], schema["type"]), *[" and ".join(bounds)] * bool(bounds)])
-
-
-def _plain(value: Any) -> Any:
-    return list(value) if isinstance(value, tuple) else value
+    kind: str = words.get(schema["type"], schema["type"])
+    return f"{kind} {' and '.join(bounds)}" if bounds else kind

@@ -1,12 +1,14 @@
 """The doctor: what is wrong with the data for this model, before a training and when it is asked."""
 
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kitune.config import RunOptions, TaskName, with_values
+from kitune.config import RunOptions, TaskName, load_yaml, with_values
 from kitune.data.cache import content_key, kept_json
 from kitune.data.doctor import Case, Piece, examine
 from kitune.data.encode import Encoded, tokenizer_content
@@ -21,7 +23,7 @@ from kitune.prepare import asked, encode_parts, expected, lengths_in, network_fo
 from kitune.training.devices import Machine, connect
 
 # Raise it when a check changes, so that cached findings are made anew.
-FORMAT = 4
+FORMAT = 5
 
 
 class Findings(tuple[Finding, ...], Shown):
@@ -34,12 +36,13 @@ class Findings(tuple[Finding, ...], Shown):
 def doctor(
     data: Source,
     *,
-    model: str | None = None,
+    model: Any = None,
     valid: Source = None,
     test: Source = None,
     text: str | Sequence[str] | None = None,
     label: str | None = None,
     task: TaskName | None = None,
+    config: str | Path | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> Findings:
     """Find what is wrong with `data` for a model, before a training; the arguments mean what they mean there.
@@ -48,7 +51,7 @@ def doctor(
         UserError: there is no such file or model, or no column can be chosen.
     """
     sources, changes = asked((data, valid, test), model=model, text=text, label=label, task=task, options=options)
-    told = with_values(RunOptions(), changes)
+    told = with_values(RunOptions() if config is None else load_yaml(Path(config)), changes)
     return Findings(finding for finding in diagnose(told, sources) if finding.code not in told.doctor.allow)
 
 
@@ -118,6 +121,8 @@ def findings_of(
     if not parts.options.engine.cache:
         return in_order([*parts.found, *examine(case)])
     contents = [f"{part} {table.source} {table.fingerprint(table.columns)}" for part, table in parts.given.items()]
+    lines = [table.lines for table in parts.given.values() if table.lines is not None]  # which the findings name
+    contents += [sha256(of_part.tobytes()).hexdigest() for of_part in lines]
     data = parts.options.data.model_dump_json()
     key = content_key(
         str(FORMAT), *contents, data, parts.task, repr(parts.columns), tokenizer_content(tokenizer), str(max_length)

@@ -1,6 +1,10 @@
 """The one exception that users see: what is wrong, where, and what to do about it."""
 
+import errno
 import shlex
+
+# What a system says of a disk that is full; Windows has no quotas.
+NO_ROOM = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
 class UserError(Exception):

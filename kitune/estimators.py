@@ -4,12 +4,14 @@ import json
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
+from threading import Lock
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.utils.multiclass import check_classification_targets
@@ -24,6 +26,8 @@ from kitune.predict import Model, load
 # Texts, pairs of texts, a frame of one or two text columns, or an array of (rows,) or (rows, 1 or 2) texts.
 Texts: TypeAlias = Any
 LABEL, WEIGHT = "label", "weight"
+# Options that are parameters by another name.
+PARAMETERS = {"train.seed": "random_state"}
 
 
 class TextEstimator(BaseEstimator):  # type: ignore[misc]
@@ -76,14 +80,23 @@ class TextEstimator(BaseEstimator):  # type: ignore[misc]
             "train.batch_rows": self.batch_rows,
             "train.seed": seed_of(self.random_state),
             "data.max_length": self.max_length,
-            "engine.cache": False,
         }
-        held_out = {"data.valid_share": self.valid_share} if self.valid_share else {}
-        return {**named, **held_out, **self._defaults, **(self.options or {})}
+        named |= {"data.valid_share": self.valid_share} if self.valid_share else {}
+        options = dict(self.options or {})
+        for name in named.keys() & options.keys():
+            parameter = PARAMETERS.get(name, name.rpartition(".")[2])
+            raise ValueError(f"options: {name} is the parameter {parameter}, which a search would set in vain")
+        return {"engine.cache": False, **self._defaults, **named, **options}
+
+    def _load(self, folder: str | Path) -> Model:
+        """The model in a folder, where the options let it compute."""
+        told = {name: value for name in ("device", "threads") if (value := (self.options or {}).get(f"engine.{name}"))}
+        return load(folder, **told)
 
     def _fit(
         self,
         columns: list[list[str]],
+        called: list[str],
         labels: Sequence[Any],
         names: Sequence[str],
         sample_weight: NDArray[np.float64] | None,
@@ -92,10 +105,10 @@ class TextEstimator(BaseEstimator):  # type: ignore[misc]
         told = self._told() | ({"data.labels": list(names)} if names else {})
         table: dict[str, Any] = {**rows, LABEL: list(labels)}
         if sample_weight is not None:
-            table[WEIGHT] = sample_weight.tolist()
+            table[WEIGHT] = sample_weight
             told["data.weight"] = WEIGHT
+        data = pa.table(table)
         with tempfile.TemporaryDirectory(prefix="kitune-fit-") as place, quiet(not self.verbose):
-            data = [dict(zip(table, row, strict=True)) for row in zip(*table.values(), strict=True)]
             run = train(
                 data,
                 valid=None if self.valid_share else data,
@@ -108,22 +121,24 @@ class TextEstimator(BaseEstimator):  # type: ignore[misc]
             )
             folder = run / ("best" if self.valid_share else "last")
             files = {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
-            epochs, loaded = len(json.loads((run / "log.json").read_text(encoding="utf-8"))), load(folder)
+            epochs, loaded = len(json.loads((run / "log.json").read_text(encoding="utf-8"))), self._load(folder)
         # Only now: what was fitted before answers on where a new fit fails.
-        self.files_, self.n_iter_, self.n_texts_in_ = files, epochs, len(columns)
+        self.files_, self.n_iter_, self.n_texts_in_, self._columns = files, epochs, len(columns), called
         self._loaded: Model | None = loaded
 
     def _logits(self, X: Texts) -> NDArray[np.float32]:
         """(rows, outputs)."""
         check_is_fitted(self, "files_")
-        columns = text_columns(X)
+        columns, names = text_columns(X), column_names(X)
         if len(columns) != self.n_texts_in_:
             raise ValueError(f"X has {len(columns)} text columns, and the model was fitted on {self.n_texts_in_}")
+        if names and self._columns and names != self._columns:
+            raise ValueError(f"X has the columns {names}, and the model was fitted on {self._columns}, in this order")
         if self._loaded is None:
             with tempfile.TemporaryDirectory(prefix="kitune-model-") as place, quiet(True):
                 for name, content in self.files_.items():
                     (Path(place) / name).write_bytes(content)
-                self._loaded = load(place)
+                self._loaded = self._load(place)
         return np.asarray(self._loaded.predict(list(zip(*columns, strict=True))).logits)
 
     def save(self, folder: str | Path) -> Path:
@@ -179,7 +194,7 @@ class TextClassifier(ClassifierMixin, TextEstimator):  # type: ignore[misc]
         names = [str(value) for value in classes.tolist()]
         if len(set(names)) < len(names) or not all(name.strip() for name in names):  # 1 and "1", or an empty one
             names = [f"{number}: {name}" for number, name in enumerate(names)]
-        self._fit(columns, [names[i] for i in np.searchsorted(classes, labels)], names, weights)
+        self._fit(columns, column_names(X), [names[i] for i in np.searchsorted(classes, labels)], names, weights)
         self.classes_ = classes
         return self
 
@@ -207,7 +222,10 @@ class TextRegressor(RegressorMixin, TextEstimator):  # type: ignore[misc]
     def fit(self, X: Texts, y: Any, sample_weight: Any = None) -> "TextRegressor":
         """Train on texts and their numbers, (rows,); starts anew each time (see `TextClassifier.fit`)."""
         columns, numbers, weights = checked(X, y, sample_weight)
-        self._fit(columns, np.asarray(numbers, dtype=np.float64).tolist(), (), weights)
+        numbers = np.asarray(numbers, dtype=np.float64)
+        if not np.isfinite(numbers).all():
+            raise ValueError("Input y contains NaN or infinity.")
+        self._fit(columns, column_names(X), numbers.tolist(), (), weights)
         return self
 
     def predict(self, X: Texts) -> NDArray[np.float64]:
@@ -234,6 +252,8 @@ def checked(X: Texts, y: Any, sample_weight: Any) -> tuple[list[list[str]], NDAr
     if sample_weight is None:
         return columns, target, None
     weights = np.asarray(sample_weight, dtype=np.float64)
+    if not np.isfinite(weights).all() or (weights < 0).any():
+        raise ValueError("sample_weight: negative values, NaN and infinity weigh nothing")
     kept = np.flatnonzero(weights)
     if not len(kept):
         raise ValueError("sample_weight is 0 for every row")
@@ -266,12 +286,36 @@ def text_columns(X: Texts) -> list[list[str]]:
     return columns
 
 
-@contextmanager
-def quiet(silent: bool) -> Iterator[None]:
-    """What a training says goes nowhere."""
-    if not silent:
-        yield
-        return
-    nowhere = StringIO()
-    with redirect_stdout(nowhere), redirect_stderr(nowhere):
-        yield
+def column_names(X: Texts) -> list[str]:
+    """The names of a frame's columns; none of anything else."""
+    return [str(name) for name in X.columns] if hasattr(X, "columns") and hasattr(X, "shape") else []
+
+
+class Quiet:
+    """What a training says goes nowhere, as long as one of several threads wants it so."""
+
+    def __init__(self) -> None:
+        self._lock, self._count, self._redirected = Lock(), 0, ExitStack()
+
+    @contextmanager
+    def __call__(self, silent: bool) -> Iterator[None]:
+        if not silent:
+            yield
+            return
+        with self._lock:
+            if not self._count:
+                nowhere = StringIO()
+                self._redirected.enter_context(redirect_stdout(nowhere))
+                self._redirected.enter_context(redirect_stderr(nowhere))
+            self._count += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._count -= 1
+                if not self._count:
+                    self._redirected.close()
+
+
+# The streams are the process's, and two threads that put them back one after the other would put back each other's.
+quiet = Quiet()

@@ -123,7 +123,8 @@ def inspect(
         for name, told in (("--split", split), ("--where", where)):
             if told is not None:
                 raise UserError(f"{name} {told}: {what} is a model, which has no rows", fix="leave it out")
-        return inspect_model(str(what))
+        name, _, revision = (str(what), "", "") if Path(what).exists() else str(what).partition("@")
+        return inspect_model(name, revision or None)
     data = with_values(RunOptions(), options or {}).data
     return inspect_data(what, split=split, where=where, count=count, options=data)
 

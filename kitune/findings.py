@@ -20,7 +20,10 @@ CODES: dict[str, tuple[Severity, str]] = {
     "duplicates": ("warning", "texts that occur more than once in a part"),
     "near-duplicates": ("warning", "texts that differ in a few words only"),
     "conflicting-labels": ("warning", "equal texts with different labels"),
-    "leak": ("warning", "texts of valid or test that are in train too: scores on them say nothing about new texts"),
+    "leak": (
+        "warning",
+        "texts of valid or test that are in train too, or of test that are in valid: scores on them flatter",
+    ),
     "unseen-labels": ("warning", "labels in valid or test that train lacks"),
     "few-rows": ("warning", "classes with too few rows to learn from"),
     "imbalance": ("warning", "one class has most of the rows"),

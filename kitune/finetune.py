@@ -1,6 +1,5 @@
 """The main job, readable from top to bottom: from data to a run."""
 
-import errno
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from kitune.data.sources import PARTS
 from kitune.data.table import Rows
 from kitune.diagnosis import examined
 from kitune.errors import UserError, command, numbered
-from kitune.evaluate.evaluation import chance_line
+from kitune.evaluate.evaluation import Evaluation, chance_line
 from kitune.evaluate.measures import Answered
 from kitune.evaluate.own_metrics import MetricsFunction, OwnMetrics, filled_ids, own_metrics
 from kitune.evaluate.score import Predictions, outputs, plan_prediction, score, threshold_of
@@ -53,9 +52,11 @@ from kitune.run_folder import (
     threshold_in,
 )
 from kitune.training.checkpoint import no_room
-from kitune.training.devices import Machine, connect
+from kitune.training.devices import Machine, connect, memory_told
 from kitune.training.journal import Journal
 from kitune.training.loop import Interrupted, NotFinite, State, Training, fit
+
+LESS_MEMORY = "--set train.accumulation=2, a shorter data.max_length, or --set engine.gradient_checkpointing=true"
 
 
 @dataclass(frozen=True)
@@ -90,11 +91,15 @@ class Run(Shown):
         """Answers for texts, pairs or a table, a row out for a row in, in the same order (see `Model.predict`)."""
         return self.model.predict(data)
 
+    def evaluate(self, data: Source, **told: Any) -> Evaluation:
+        """Every metric on labelled rows, with intervals and baselines (see `Model.evaluate`)."""
+        return self.model.evaluate(data, **told)
+
 
 def train(
     data: Source = None,
     *,
-    model: str | None = None,
+    model: "str | Path | Run | None" = None,
     out: str | Path | None = None,
     valid: Source = None,
     test: Source = None,
@@ -109,8 +114,8 @@ def train(
     """Fine-tune a pretrained text encoder on `data`.
 
     Args:
-        data: path of a .csv, .tsv, .jsonl or .parquet file; a pandas, polars or Arrow frame; a `datasets.Dataset`; a
-            `DatasetDict` or dict of parts (`train`, `validation` or `valid`, `test`); or a list of dicts.
+        data: a file, folder, address or hub name (docs/data.md has them all); a pandas, polars or Arrow frame; a
+            `datasets.Dataset`; a `DatasetDict` or dict of parts (`train`, `validation` or `valid`, `test`); or a list of dicts.
         model: `starter` (the default), a folder, an earlier run, or a hub name.
         out: the new run's folder; without it a new name under runs/ is made, so that a notebook cell may run again.
         valid, test: as `data`; without `valid` a part of train is split off.
@@ -175,7 +180,13 @@ def finetune(
         + (f", patience {train_options.patience}" if train_options.patience else "")
     )
     training = training_for(parts, pretrained, encoded, resolved, machine)
-    for finding in (forecast := expected(training, encoded, resolved)):
+    try:
+        forecast = expected(training, encoded, resolved)
+    except (OSError, MemoryError, RuntimeError) as error:
+        if (told := memory_told(error)) is None:
+            raise
+        raise UserError(f"{told}, at the first updates", fix=f"free some, or {LESS_MEMORY}") from None
+    for finding in forecast:
         say(f"it takes {finding.says}")
     machine.meet()
     if machine.is_first:
@@ -184,6 +195,7 @@ def finetune(
             **facts(machine),
             "model": began,
             "data": parts.fingerprints(),
+            "given": sorted(parts.given),
             "compute_metrics": own.digest if own else None,
             "commits": {name: commit for name, commit in commits.items() if commit},
             "resumed": [],
@@ -220,6 +232,11 @@ def go_on(
             fix=f"resume there: kitune.train(data, resume={str(folder)!r})",
         )
     parts, _ = read_parts(options, {part: source for part, source in given.items() if source is not None})
+    if lacking := [part for part in record.get("given", ()) if part not in parts.given]:
+        raise UserError(
+            f"{folder}: its {lacking[0]} rows came from Python and are in no file",
+            fix=f"resume there: kitune.train({lacking[0]}=..., resume={str(folder)!r})",
+        )
     refuse_changed_data(folder, record, parts)
     pretrained = network_for(parts)
     refuse_changed_model(folder, record, pretrained)
@@ -241,13 +258,12 @@ def explained(folder: Path, parts: Parts, options: RunOptions, machine: Machine)
             raise not_finite(found, parts.tables["train"], folder, options) from None
         except Interrupted:
             raise KeyboardInterrupt(command("kitune", "train", "--resume", folder)) from None
-        except OSError as error:
-            if error.errno == errno.ENOMEM:
-                raise UserError(
-                    f"{folder}: the system gives no more memory",
-                    fix=f"free some, then {command('kitune', 'train', '--resume', folder)}; or start anew with "
-                    "--set train.accumulation=2 or a shorter data.max_length",
-                ) from None
+        except (OSError, MemoryError, RuntimeError) as error:
+            if (told := memory_told(error)) is not None:
+                again = f"free some, then {command('kitune', 'train', '--resume', folder)}; or start anew with "
+                raise UserError(f"{folder}: {told}", fix=again + LESS_MEMORY) from None
+            if not isinstance(error, OSError):
+                raise
             raise no_room(folder, error.strerror or str(error)) from None
 
 
@@ -334,10 +350,9 @@ def finish(
     machine.meet()  # best/ is on the disk
     threshold = threshold_in(folder / "best")
     metrics: dict[str, Metrics] = {}
-    known = np.unique(parts.given_keys["train"])
+    known = texts_of(parts)
     if machine.is_first:
-        chose = parts.keys("valid") if "valid" in parts.given else known[:0]
-        KnownTexts(known, np.setdiff1d(chose, known)).save(folder)
+        known.save(folder)
     # What is read here is what predict will say.
     answering = load_to_answer(folder / "best", parts.task, parts.names, options.engine, machine)
     pad_id = answering.tokenizer.pad_token_id or 0
@@ -355,9 +370,9 @@ def finish(
         labels = encoded[part].labels
         assert labels is not None
         if chance := chance_line(Answered(parts.task, logits, labels, parts.names, threshold)):
-            machine.say(f"  {chance}")
-        new = np.flatnonzero(~np.isin(parts.keys(part), known))
-        if 0 < len(new) < len(logits):
+            machine.say(f"  {chance}" + ("; these chose the weights" if part == "valid" else ""))
+        new = known.new(parts.keys(part))
+        if new is not None and len(new):
             # Not the user's own metrics, which a handful of rows may be too few for.
             metrics[f"{part}_new"] = scored(parts, encoded[part], logits, threshold, None, machine=machine, rows=new)
             line = table_line(metrics[f"{part}_new"], names)
@@ -368,6 +383,13 @@ def finish(
         f"the run is in {folder}; use it with {command('kitune', 'predict', folder, 'DATA', '--out', 'FILE.csv')}",
     )
     return Run(folder, options, metrics)
+
+
+def texts_of(parts: Parts) -> KnownTexts:
+    """The texts that a run is made with."""
+    trained = np.unique(parts.given_keys["train"])
+    chose = parts.keys("valid") if "valid" in parts.given else trained[:0]
+    return KnownTexts(trained, np.setdiff1d(chose, trained))
 
 
 def scored(

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ from numpy.typing import NDArray
 
 from kitune.data.table import Rows
 from kitune.errors import numbered
+from kitune.run_folder import replace_file
 
 # In a run's folder: keys of the texts that it was trained on, the validation part that was cut from them included; and of those
 # that chose its weights, where they came in a file of their own.
@@ -34,17 +36,18 @@ class KnownTexts:
 
     def notes(self, keys: Keys) -> Iterator[str]:
         """What there is to say of these texts."""
-        is_new = ~np.isin(keys, self.trained)
-        if not is_new.any():
+        new = self.new(keys)
+        if new is not None and not len(new):
             yield "it was trained on all of these texts: these scores say nothing about new ones"
-        if chose := int((is_new & np.isin(keys, self.choosing)).sum()):
+        # None of them is among those that it was trained on.
+        if chose := int(np.isin(keys, self.choosing).sum()):
             yield f"{numbered(chose, 'row')} chose its weights, which flatters it on them"
 
     def save(self, run: Path) -> None:
         """Write them into the folder of a run."""
-        np.save(run / TRAINED, self.trained)
-        if len(self.choosing):
-            np.save(run / CHOOSING, self.choosing)
+        for name, keys in ((TRAINED, self.trained), (CHOOSING, self.choosing)):
+            if name == TRAINED or len(keys):
+                replace_file(run / name, array_bytes(keys))
 
 
 def known_texts(run: Path) -> KnownTexts | None:
@@ -57,6 +60,13 @@ def noted(path: Path) -> Keys | None:
     """The keys in a file; None where it is not there, or not whole."""
     try:
         keys: Keys = np.load(path, allow_pickle=False)
-    except (OSError, ValueError):
+    except (OSError, ValueError, EOFError):
         return None
     return keys
+
+
+def array_bytes(keys: Keys) -> bytes:
+    """The content of an .npy file."""
+    content = BytesIO()
+    np.save(content, keys)
+    return content.getvalue()

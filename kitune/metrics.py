@@ -76,20 +76,34 @@ def multi_label_metrics(logits: NDArray[np.float32], labels: NDArray[np.float32]
     """
     from sklearn.metrics import f1_score
 
-    predicted = sigmoid(logits) >= threshold
-    gold = labels > 0.5
-    there = gold.any(axis=0) | predicted.any(axis=0)
-    of_label = np.asarray(f1_score(gold, predicted, average=None, zero_division=0.0))[there]
+    shares, gold = sigmoid(logits), labels > 0.5
+    predicted = shares >= threshold
+    there, micro = gold.any(axis=0) | predicted.any(axis=0), micro_f1(shares, gold, threshold)
+    # A single column is a binary problem for scikit-learn, with an F1 of either class.
+    alone = gold.shape[1] == 1
+    of_label = np.asarray([micro] if alone else f1_score(gold, predicted, average=None, zero_division=0.0))[there]
     return {
-        "micro_f1": float(f1_score(gold, predicted, average="micro", zero_division=0.0)),
+        "micro_f1": micro,
         "macro_f1": float(of_label.mean()) if len(of_label) else 0.0,
         "subset_accuracy": float((predicted == gold).all(axis=1).mean()),
     }
 
 
+def micro_f1(shares: NDArray[np.float64], gold: NDArray[np.bool_], threshold: float) -> float:
+    """F1 of all decisions together; 0 where no label is there and none is said.
+
+    Args:
+        shares, gold: (rows, labels).
+    """
+    from sklearn.metrics import f1_score
+
+    return float(f1_score(gold.ravel(), shares.ravel() >= threshold, zero_division=0.0))
+
+
 def best_threshold(logits: NDArray[np.float32], labels: NDArray[np.float32]) -> float:
     """The one threshold for all labels with the best micro-F1 on these rows, the one nearest to 0.5 of equals."""
-    scores = [multi_label_metrics(logits, labels, threshold=float(threshold))["micro_f1"] for threshold in THRESHOLDS]
+    shares, gold = sigmoid(logits), labels > 0.5
+    scores = [micro_f1(shares, gold, float(threshold)) for threshold in THRESHOLDS]
     best = max(scores)
     return float(
         min((t for t, score in zip(THRESHOLDS, scores, strict=True) if score == best), key=lambda t: abs(t - 0.5))

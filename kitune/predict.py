@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import RLock
 from types import NoneType
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -31,7 +31,7 @@ from kitune.data.sources import read_part
 from kitune.data.split import text_keys
 from kitune.data.table import Table
 from kitune.errors import UserError, command, numbered
-from kitune.evaluate.evaluation import Evaluation, judged, slices_of
+from kitune.evaluate.evaluation import Evaluation, dependence, judged, slices_of
 from kitune.evaluate.measures import Answered, Measure
 from kitune.evaluate.own_metrics import MetricsFunction, loaded, own_measure
 from kitune.evaluate.score import Predictions, outputs
@@ -42,6 +42,13 @@ from kitune.rivals import rivals
 from kitune.run_folder import threshold_in
 from kitune.tasks import task_of
 from kitune.training.devices import Machine, connect
+
+
+class InFolder(Protocol):
+    """A run."""
+
+    @property
+    def folder(self) -> Path: ...
 
 
 @dataclass(frozen=True)
@@ -135,11 +142,11 @@ class Model:
             raise UserError(f"--set {wrong}: a trained model takes no such option", fix=f"there are {names}")
         told = with_values(RunOptions(data=self.data), changes)
         called = (told.data.labels or ()) if "data.labels" in changes else self.label_names
-        fits = self.task != "regression" and len(called) == len(set(called)) == len(self.label_names)
+        fits = self.task != "regression" and len(called) == len(self.label_names)
         if "data.labels" in changes and not fits:
             outputs = "a number" if self.task == "regression" else ", ".join(self.label_names)
             raise UserError(
-                f"--set data.labels: {numbered(len(set(called)), 'name')}, and the model answers {outputs}",
+                f"--set data.labels: {numbered(len(called), 'name')}, and the model answers {outputs}",
                 fix="give a different name for each of them, in their order",
             )
         if self.text and len(told.data.text or ()) != len(self.text):
@@ -170,8 +177,8 @@ class Model:
         return Predictions(self.logits(encoded), self.label_names, self.task, self.threshold)
 
     def full_rows(self, encoded: Encoded) -> int:
-        """How many rows have all the tokens that the model reads, so that what is longer was cut."""
-        return 0 if encoded.first is not None else int((encoded.lengths >= self.max_length).sum())
+        """How many rows have all the tokens that the model reads, so that what is longer was cut, unless in windows."""
+        return int((encoded.lengths >= self.max_length).sum())
 
     def cut_note(self, full: int, rows: int) -> str | None:
         """A sentence about so many full rows."""
@@ -205,7 +212,7 @@ class Model:
         *,
         label: str | None = None,
         split: str | None = None,
-        by: Sequence[str] = (),
+        by: str | Sequence[str] = (),
         baselines: bool = True,
         train: Source = None,
         compute_metrics: MetricsFunction | str | Path | None = None,
@@ -226,6 +233,7 @@ class Model:
         if compute_metrics is not None:
             own = loaded(compute_metrics, frozenset(self.include_for_metrics))
             own.names(self.task, len(self.label_names))  # a broken one costs no time
+        by = [by] if isinstance(by, str) else list(by)
         table = self.read(data, split=split)
         column = label or self.data.label
         if column is None:
@@ -279,6 +287,8 @@ class Model:
         places = read_by_place(table.values(column), self.task, self.label_names, self.data.label_separator)
         if places is not None:
             yield f"column {column!r}: {places}"
+        if (grouped := dependence(table, self.data.group)) is not None:
+            yield grouped
         if self.run is not None and self.run.train.compute_metrics and not told:
             yield f"metrics of your own: {command('--compute-metrics', self.run.train.compute_metrics)}"
 
@@ -305,17 +315,27 @@ class Model:
 
 
 def load(
-    name: str | Path, *, which: str = "best", precision: Precision | Auto = "auto", revision: str | None = None
+    name: str | Path | InFolder,
+    *,
+    which: str = "best",
+    precision: Precision | Auto = "auto",
+    revision: str | None = None,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    threads: int | Auto = "auto",
 ) -> Model:
     """A model to predict with: a run, any Hugging Face classification folder, or a hub name.
 
     Args:
         which: `best` or `last`, of a run.
         precision: of the forward pass; auto: fp32 for a run that was trained in it, else what the machine is fast at.
+        device, threads: where it computes; auto: on a GPU where there is one, on all cores that the process may use.
 
     Raises:
         UserError: there is no such model, or it has no head for classification or regression.
     """
+    name = name if isinstance(name, str | Path) else name.folder
+    if which not in ("best", "last"):
+        raise UserError(f"which={which!r}: a run has best and last", fix="which='best'")
     folder = model_folder(str(name), revision, which=which)
     config = load_config(folder)
     if not any("SequenceClassification" in kind for kind in config.architectures or []):
@@ -327,7 +347,8 @@ def load(
     if precision == "auto" and options is not None and options.engine.precision == "fp32":
         precision = "fp32"
     plain = options is not None and options.engine.plain
-    engine = checked({"engine": {"precision": precision, "plain": plain}}, "--set").engine
+    told = {"precision": precision, "plain": plain, "device": device, "threads": threads}
+    engine = checked({"engine": told}, "--set").engine
     machine = connect(engine, alone=True)
     task = task_of(config.problem_type, config.num_labels)
     names = tuple(str(label) for _, label in sorted(config.id2label.items()))
@@ -340,17 +361,17 @@ def load(
     for sentence in pretrained.said:
         machine.say(sentence)
     return Model(
-        pretrained.network,
-        pretrained.tokenizer,
-        task,
-        names,
-        threshold_in(folder),
-        min(pretrained.most_tokens, int(pretrained.tokenizer.model_max_length)),
-        options.data.model_copy(update={"encoding": "auto"}) if options else DataOptions(),
-        machine,
-        folder,
-        options,
-        options.data.encoding if options else "auto",
-        known_texts(folder.parent),
-        tuple(options.train.include_for_metrics) if options else (),
+        network=pretrained.network,
+        tokenizer=pretrained.tokenizer,
+        task=task,
+        label_names=names,
+        threshold=threshold_in(folder),
+        max_length=min(pretrained.most_tokens, int(pretrained.tokenizer.model_max_length)),
+        data=options.data.model_copy(update={"encoding": "auto"}) if options else DataOptions(),
+        machine=machine,
+        folder=folder,
+        run=options,
+        usual_encoding=options.data.encoding if options else "auto",
+        known=known_texts(folder.parent),
+        include_for_metrics=tuple(options.train.include_for_metrics) if options else (),
     )

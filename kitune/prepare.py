@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from kitune.config import RunOptions, TaskName, checked
 from kitune.data.batches import BatchPlan
@@ -18,10 +19,11 @@ from kitune.data.parts import Parts, label_shares
 from kitune.data.read import Source
 from kitune.data.sources import PARTS
 from kitune.errors import UserError
-from kitune.evaluate.own_metrics import OwnMetrics
+from kitune.evaluate.own_metrics import OwnMetrics, file_and_function
 from kitune.findings import Finding
 from kitune.model.encoder import Pretrained, load_pretrained, model_folder
 from kitune.model.engine import kernels_for, speed_up
+from kitune.model.losses import target_weight_sum
 from kitune.model.memory import give_back
 from kitune.model.vocabulary import require_rows, use_rows
 from kitune.tasks import TASKS
@@ -35,7 +37,7 @@ from kitune.training.probe import estimate
 def asked(
     given: Sequence[Source],
     *,
-    model: str | None,
+    model: Any,
     text: str | Sequence[str] | None,
     label: str | None,
     task: TaskName | None,
@@ -45,10 +47,11 @@ def asked(
 
     Args:
         given: train, valid and test; None where there is none.
+        model: a name, a path or a run.
     """
     sources = {part: source for part, source in zip(PARTS, given, strict=True) if source is not None}
     named: dict[str, Any] = {
-        "model": model,
+        "model": None if model is None else str(getattr(model, "folder", model)),
         "task": task,
         "data.text": (text,) if isinstance(text, str) else text,
         "data.label": label,
@@ -139,8 +142,8 @@ def with_whole_paths(options: RunOptions) -> RunOptions:
     data, train = options.data, options.train
     files = {part: whole_name(name) for part in PARTS if (name := getattr(data, part)) is not None}
     if train.compute_metrics is not None:
-        path, colon, function = train.compute_metrics.partition(":")
-        train = train.model_copy(update={"compute_metrics": f"{Path(path).resolve()}{colon}{function}"})
+        path, function = file_and_function(train.compute_metrics)
+        train = train.model_copy(update={"compute_metrics": f"{path.resolve()}:{function}"})
     return options.model_copy(
         update={"model": whole_name(options.model), "data": data.model_copy(update=files), "train": train}
     )
@@ -200,7 +203,7 @@ def training_for(
         train,
         plan_of(train, options),
         loss,
-        of_classes,
+        mean_weight(train, of_classes),
         options.train,
         machine,
         tokenizer.pad_token_id or 0,
@@ -209,6 +212,16 @@ def training_for(
     )
     training.learning_rate(State(peak=float(options.train.learning_rate), planned_epochs=0))
     return training
+
+
+def mean_weight(train: Encoded, of_classes: Tensor | None) -> float:
+    """The mean weight of the rows, times their classes' where those have any."""
+    if train.weights is None and of_classes is None:
+        return 1.0
+    assert train.labels is not None
+    weights = None if train.weights is None else torch.from_numpy(train.weights)
+    classes = None if of_classes is None else of_classes.cpu()
+    return target_weight_sum(torch.from_numpy(train.labels), weights, classes) / len(train)
 
 
 def expected(training: Training, encoded: Mapping[str, Encoded], options: RunOptions) -> list[Finding]:

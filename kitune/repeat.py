@@ -5,6 +5,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import isfinite
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, Literal
@@ -22,7 +23,7 @@ from kitune.data.split import strata, units
 from kitune.data.table import Rows, Table
 from kitune.data.write import row_writer
 from kitune.errors import UserError, command, numbered
-from kitune.evaluate.evaluation import Evaluation, judged
+from kitune.evaluate.evaluation import Evaluation, dependence, judged
 from kitune.evaluate.measures import Answered
 from kitune.evaluate.score import Predictions
 from kitune.finetune import Run, finetune, go_on
@@ -51,6 +52,7 @@ class Repeats(Shown):
         metrics: of each training on that part.
         together: all folds' answers as one, a row for each row of the data; or the mean answer of all seeds on the part,
             None where each seed held out other rows.
+        notes: what there is to say, where `together` does not say it.
     """
 
     folder: Path
@@ -58,6 +60,7 @@ class Repeats(Shown):
     part: str
     metrics: tuple[Metrics, ...]
     together: Evaluation | None
+    notes: tuple[str, ...] = ()
 
     @property
     def mean(self) -> Metrics:
@@ -73,14 +76,16 @@ class Repeats(Shown):
 
     @property
     def common(self) -> list[str]:
-        """The metrics that each training has a value of; one of the user's own may be missing here and there."""
-        return [name for name in self.metrics[0] if all(one.get(name) is not None for one in self.metrics)]
+        """The metrics that each training has a value of; one of the user's own may be missing, or NaN, here and there."""
+        values = {name: [one.get(name) for one in self.metrics] for name in self.metrics[0]}
+        return [name for name, each in values.items() if all(value is not None and isfinite(value) for value in each)]
 
     def as_json(self) -> dict[str, Any]:
         """For metrics.json."""
         each = dict(zip(self.names, self.metrics, strict=True))
         together = None if self.together is None else self.together.as_json()
-        return {"part": self.part, "each": each, "mean": self.mean, "sd": self.sd, "together": together}
+        told = {"part": self.part, "each": each, "mean": self.mean, "sd": self.sd, "together": together}
+        return told | {"notes": list(self.notes)}
 
     def blocks(self) -> list[Block]:
         """A line a training, mean and standard deviation, and what they say together."""
@@ -88,6 +93,7 @@ class Repeats(Shown):
         lines = [*zip(self.names, self.metrics, strict=True), ("mean", self.mean), ("sd", self.sd)]
         grid = Grid((f"on {self.part}", *names), [(name, *(one.get(key) for key in names)) for name, one in lines], 4)
         blocks: list[Block] = [f"{numbered(len(self.names), 'training')} in {self.folder}", "", grid]
+        blocks += ["", *self.notes] if self.notes else []
         return blocks if self.together is None else [*blocks, "", "together:", *self.together.blocks()]
 
 
@@ -95,7 +101,8 @@ def cross_validate(
     data: Source = None,
     *,
     folds: int | None = None,
-    model: str | None = None,
+    valid: Source = None,
+    model: str | Path | Run | None = None,
     out: str | Path | None = None,
     text: str | Sequence[str] | None = None,
     label: str | None = None,
@@ -111,21 +118,23 @@ def cross_validate(
 
     Args:
         folds: how many, 2 or more; 5 where it is not told.
+        valid: rows that choose the best weights of every fold.
         resume: the folder of a cross-validation that was cut off.
 
     Returns:
         The scores of each fold, and of all answers together; the answers are in `out-of-fold.parquet`, a row for each row.
     """
     told = {"model": model, "text": text, "label": label, "task": task, "options": options}
-    return repeated("folds", folds, data, None, out, config, resume, told)
+    return repeated("folds", folds, (data, valid, None), out, config, resume, told)
 
 
 def train_seeds(
     data: Source = None,
     *,
     seeds: Sequence[int] | None = None,
+    valid: Source = None,
     test: Source = None,
-    model: str | None = None,
+    model: str | Path | Run | None = None,
     out: str | Path | None = None,
     text: str | Sequence[str] | None = None,
     label: str | None = None,
@@ -145,20 +154,24 @@ def train_seeds(
     """
     told = {"model": model, "text": text, "label": label, "task": task, "options": options}
     wanted = None if seeds is None else list(dict.fromkeys(map(int, seeds)))
-    return repeated("seeds", wanted, data, test, out, config, resume, told)
+    return repeated("seeds", wanted, (data, valid, test), out, config, resume, told)
 
 
 def repeated(
     kind: Literal["folds", "seeds"],
     wanted: int | list[int] | None,
-    data: Source,
-    test: Source,
+    given: tuple[Source, Source, Source],
     out: str | Path | None,
     config: str | Path | None,
     resume: str | Path | None,
     told: Mapping[str, Any],
 ) -> Repeats:
-    """New trainings, or the rest of those in a folder."""
+    """New trainings, or the rest of those in a folder.
+
+    Args:
+        given: train, valid and test.
+        told: the other arguments of `asked`.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError(f"--{kind} runs in one process", fix="start it without torchrun")
     if resume is not None:
@@ -171,18 +184,21 @@ def repeated(
             raise UserError(f"{folder}: it was begun with {before.kind} {before.wanted}", fix="leave that out to go on")
         base, kind, wanted = before.options, before.kind, before.wanted
     else:
-        wanted = wanted or DEFAULTS[kind]
+        wanted = DEFAULTS[kind] if wanted is None else wanted
         if (wanted if isinstance(wanted, int) else len(wanted)) < 2:
             asked_for = wanted if isinstance(wanted, int) else ",".join(map(str, wanted))
             fix = "--folds 5, or --seeds 1,2,3; --set train.seed=1 trains once"
             raise UserError(f"--{kind} {asked_for}: there is nothing to compare", fix=fix)
         base = RunOptions() if config is None else load_yaml(Path(config))
-    sources, changes = asked((data, None, test), **told)
+    sources, changes = asked(given, **told)
     options = with_whole_paths(with_values(base, changes, where="--set"))
     if resume is not None:
         refuse_changed_options(folder, base, options, free=FREE_OF_REPEATS)
     if kind == "folds" and (options.data.test is not None or "test" in sources):
         raise UserError("--folds scores every row of train; a test part has no place in it", fix="leave --test out")
+    if not isinstance(wanted, int):
+        for seed in wanted:
+            with_values(options, {"train.seed": seed})  # one that is none is refused before the others are trained
     parts, said = read_parts(options, sources)
     say(*said)
     fingerprints = {part: table.fingerprint(parts.columns_in(part)) for part, table in parts.given.items()}
@@ -244,19 +260,16 @@ def over_folds(folder: Path, parts: Parts, fold_of: Rows) -> Repeats:
     data = options.data.model_copy(update=update)
     of_fold = options.model_copy(update={"task": parts.task, "data": data})
     runs, count = [], int(fold_of.max()) + 1
-    given_to: list[dict[str, Source]] = []
     logits = np.empty((len(table), len(parts.names)), dtype=np.float32)
     threshold = np.full((len(table), 1), 0.5)
     for number in range(count):
-        inside, outside = np.flatnonzero(fold_of == number), np.flatnonzero(fold_of != number)
-        given: dict[str, Source] = {"train": table.take(outside).data, "test": table.take(inside).data}
-        if parts.cut is None:
-            given["valid"] = parts.tables["valid"].data
-        say(f"fold {number + 1} of {count}: {len(inside):,} rows are answered by a model of the other {len(outside):,}")
+        inside = np.flatnonzero(fold_of == number)
+        given = without_fold(parts, fold_of, number) | {"test": table.take(inside).data}
+        others = len(table) - len(inside)
+        say(f"fold {number + 1} of {count}: {len(inside):,} rows are answered by a model of the other {others:,}")
         run = one(folder / f"fold-{number + 1}", of_fold, given)
         logits[inside], threshold[inside] = logits_in(run.folder, "test", parts), threshold_in(run / "best")
         runs.append(run)
-        given_to.append({part: source for part, source in given.items() if part != "test"})
     answers = Predictions(logits, parts.names, parts.task, threshold)
     columns = [name for name in parts.columns.used if name in table.columns]
     rows = answer_rows(answers, table, columns, probabilities=True)
@@ -267,14 +280,21 @@ def over_folds(folder: Path, parts: Parts, fold_of: Rows) -> Repeats:
     metrics = tuple(run.metrics["test"] for run in runs)
     beside_it: list[tuple[Rows, dict[str, Answered]]] = []
     notes: list[str] = []
-    for number, (run, learn_from) in enumerate(zip(runs, given_to, strict=True)):
+    for number, run in enumerate(runs):
         inside = np.flatnonzero(fold_of == number)
-        found, said = rivals_of(run, table.take(inside), parts, learn_from)
+        found, said = rivals_of(run, table.take(inside), parts, without_fold(parts, fold_of, number))
         beside_it.append((inside, found))
         notes += [f"fold {number + 1}: {note}" for note in said]
+    notes += [grouped] if (grouped := dependence(table, parts.columns.group)) else []
     source = f"{table.source}, out of fold"
     together = judged(answered, source, baselines=as_one(answered, beside_it), notes=notes)
     return kept(Repeats(folder, names, "its fold", metrics, together))
+
+
+def without_fold(parts: Parts, fold_of: Rows, number: int) -> dict[str, Source]:
+    """What the training without a fold learns from, and what chooses its weights, where that was given."""
+    given: dict[str, Source] = {"train": parts.given["train"].take(np.flatnonzero(fold_of != number)).data}
+    return given if parts.cut is not None else given | {"valid": parts.tables["valid"].data}
 
 
 def over_seeds(
@@ -287,7 +307,9 @@ def over_seeds(
         runs.append(one(folder / f"seed-{seed}", with_values(options, {"train.seed": seed}), sources))
     names = tuple(run.folder.name for run in runs)
     part = "test" if "test" in runs[0].metrics else "valid"
-    together = None
+    together, notes = None, list[str]()
+    if part == "valid":
+        notes.append("these rows chose the weights, which flatters them; a test part (--test) chooses nothing")
     if part in parts.given:
         table = parts.tables[part]
         logits = mean_answer([logits_in(run.folder, part, parts) for run in runs], parts.task)
@@ -299,12 +321,11 @@ def over_seeds(
         learn_from: dict[str, Source] = {
             name: given.data for name, given in parts.given.items() if name in ("train", "valid")
         }
-        found, notes = rivals_of(runs[0], table, parts, learn_from)
-        if part == "valid":
-            notes.append("these rows chose the weights, which flatters them; a test part (--test) chooses nothing")
+        found, said = rivals_of(runs[0], table, parts, learn_from)
         source = f"{table.source}, the mean answer of {len(runs)} seeds"
-        together = judged(answered, source, baselines=found, notes=notes)
-    return kept(Repeats(folder, names, part, tuple(run.metrics[part] for run in runs), together))
+        together = judged(answered, source, baselines=found, notes=[*said, *notes])
+    metrics = tuple(run.metrics[part] for run in runs)
+    return kept(Repeats(folder, names, part, metrics, together, () if together else tuple(notes)))
 
 
 def one(folder: Path, options: RunOptions, sources: Mapping[str, Source]) -> Run:

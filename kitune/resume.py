@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from kitune.config import FREE_AT_RESUME, RunOptions, dump_yaml, flat
+from kitune.config import FREE_AT_RESUME, RunOptions, dump_yaml, flat, yaml_line
 from kitune.data.parts import Parts
 from kitune.data.table import Table
 from kitune.errors import UserError, command, numbered
@@ -37,9 +37,8 @@ def refuse_changed_options(
     changed = [name for name in old if old[name] != new[name] and name not in free]
     if changed:
         name = changed[0]
-        words = command(
-            "kitune", "train", options.data.train or "DATA", "--model", folder, "--set", f"{name}={new[name]}"
-        )
+        told = f"{name}={yaml_line(new[name])}"
+        words = command("kitune", "train", options.data.train or "DATA", "--model", folder, "--set", told)
         raise UserError(
             f"{folder}: {name} was {old[name]!r} and is now {new[name]!r}, so this would be another training",
             fix=f"leave it out to go on, or start a new run from this one's weights: {words}",
@@ -162,16 +161,13 @@ def not_finite(found: NotFinite, table: Table, folder: Path, options: RunOptions
     """The error for a loss or gradient that is no number, with the places of the update's rows."""
     places = ", ".join(table.where(int(row)) for row in sorted(found.rows)[:8])
     more = f" and {len(found.rows) - 8} more" if len(found.rows) > 8 else ""
+    again = [*([] if options.data.train else ["DATA"]), "--config", folder / "run.yaml"]
     return UserError(
         f"step {found.step}: loss {found.loss:g}, gradient norm {found.gradient_norm:g} at learning rate "
         f"{found.learning_rate:.2g}; the update was not made. Its rows: {places}{more}",
         fix=f"look at these rows; {command('kitune', 'train', '--resume', folder)} goes on from the last checkpoint, "
         + command(
-            "kitune",
-            "train",
-            options.data.train or "DATA",
-            "--set",
-            f"train.learning_rate={found.learning_rate / 2:.1g}",
+            "kitune", "train", *again, "--set", f"train.learning_rate={float(options.train.learning_rate) / 2:.1g}"
         )
         + " starts again with a lower rate",
     )

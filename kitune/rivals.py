@@ -56,11 +56,11 @@ def rivals(
             raise UserError("it is not known which model this one was trained from", fix="evaluate a run")
         folder, long_texts = model_folder(run.model, run.revision), LongTexts.asked(options.data)
         embed = load_to_embed(folder, run.engine, machine, max_length=max_length, long_texts=long_texts)
-        train, valid = (len(rows.tables[part]) for part in ("train", "valid"))
-        part = MOST_WORK / (embed.work(rows.tables["train"], rows.text) * (train + valid))
-        if part >= 1:
+        counts = {part: len(rows.tables[part]) for part in ("train", "valid")}
+        share = MOST_WORK / (embed.work(rows.tables["train"], rows.text) * sum(counts.values()))
+        if share >= 1:
             return frozen_probe(rows, embed)
-        some = rows.share(part, options.train.seed)
+        some = rows.at_most({part: max(2, int(share * n)) for part, n in counts.items()}, options.train.seed)
         notes.append(
             f"the frozen probe learns from {numbered(len(some.tables['train']), 'row')}: more would take minutes"
         )

@@ -183,10 +183,10 @@ def read_record(folder: Path) -> dict[str, Any]:
     return record
 
 
-def replace_file(path: Path, text: str) -> None:
-    """Put `text` at `path`: the old or the new, never between."""
+def replace_file(path: Path, content: str | bytes) -> None:
+    """Put a text, or bytes, at `path`: the old or the new, never between."""
     staging = path.with_name("." + path.name)
-    staging.write_text(text, encoding="utf-8")
+    staging.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8"))
     sync(staging)
     staging.replace(path)
 

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from kitune.findings import Finding
+from kitune.metrics import without_nan
 from kitune.notebook import Block, Grid
 
 COLOURS = {"error": "bold red", "warning": "yellow", "note": "cyan"}
@@ -74,6 +75,7 @@ def has_dots(encoding: str) -> bool:
 
 def show_json(value: Any) -> None:
     """JSON on standard output, in characters that its encoding has."""
+    value = without_nan(value)
     text = json.dumps(value, ensure_ascii=False, indent=2, default=str)
     try:
         print(text)

@@ -264,5 +264,5 @@ def test_the_list_of_options_shows_type_range_and_default() -> None:
     listed = describe_options()
     assert "train.epochs = auto  (integer >= 0 or auto)" in listed
     assert "train.learning_rate = auto  (number > 0 and < 1 or auto)" in listed
-    assert "train.sampler = bucketed  (bucketed|random)" in listed
+    assert "train.sampler = bucketed  (bucketed or random)" in listed
     assert len(listed.splitlines()) == 2 * len(list(option_names()))

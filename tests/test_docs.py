@@ -1,6 +1,7 @@
 """What the docs say is what the code does."""
 
 import re
+import runpy
 from pathlib import Path
 
 from kitune.config import option_names
@@ -22,6 +23,12 @@ def test_every_option_that_is_named_exists() -> None:
         named = set(re.findall(r"\b((?:data|train|engine|doctor)\.[a-z_]+)\b(?!\.)", text))
         files = {name for name in named if name.rpartition(".")[2] in {*READERS, "md", "yaml", "py"}}
         assert named - files <= known, path.name
+
+
+def test_the_page_of_options_is_the_code_s() -> None:
+    made = runpy.run_path(str(ROOT / "docs" / "options.py"))["page"]()
+    assert made == (ROOT / "docs" / "options.md").read_text(), "python docs/options.py makes it anew"
+    assert all(f"| `{name}` |" in made for name in option_names())
 
 
 def test_every_format_that_is_read_is_listed() -> None:

@@ -20,6 +20,7 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 import kitune
 from kitune import TextClassifier, TextRegressor
 from kitune.errors import UserError
+from kitune.estimators import quiet
 
 Rows = Callable[..., list[dict[str, Any]]]
 SMALL: dict[str, Any] = {
@@ -261,3 +262,45 @@ def test_scikit_learn_s_own_checks_pass(kind: Any, lively_model: Path) -> None:
     assert not failed, "\n".join(f"{name}: {said}" for name, said in failed.items())
     assert sum(one["status"] == "passed" for one in results) > 40
     assert {one["check_name"] for one in results if one["status"] == "skipped"} <= SKIPPED
+
+
+def test_an_option_that_a_parameter_sets_is_refused(lively_model: Path, texts: tuple[list[str], Any]) -> None:
+    with pytest.raises(ValueError, match=r"train\.learning_rate is the parameter learning_rate"):
+        small(TextClassifier, lively_model, options=SMALL | {"train.learning_rate": 1e-4}).fit(*texts)
+    with pytest.raises(ValueError, match=r"train\.seed is the parameter random_state"):
+        small(TextClassifier, lively_model, options=SMALL | {"train.seed": 3}).fit(*texts)
+
+
+def test_columns_in_another_order_are_refused(lively_model: Path, rows: Rows) -> None:
+    made = pd.DataFrame(rows("single-label", 40, pair=True))
+    model = small(TextClassifier, lively_model, epochs=1).fit(made[["text", "other"]], made["label"])
+    with pytest.raises(ValueError, match="fitted on \\['text', 'other'\\], in this order"):
+        model.predict(made[["other", "text"]])
+    assert len(model.predict(made[["text", "other"]].to_numpy())) == 40
+
+
+def test_weights_and_numbers_that_are_none_are_refused(lively_model: Path, texts: tuple[list[str], Any]) -> None:
+    weights = np.ones(60)
+    weights[3] = -1
+    with pytest.raises(ValueError, match="sample_weight: negative"):
+        small(TextClassifier, lively_model).fit(*texts, sample_weight=weights)
+    with pytest.raises(ValueError, match="contains NaN"):
+        small(TextRegressor, lively_model).fit(texts[0], [float("nan"), *range(59)])
+
+
+def test_threads_that_are_silent_at_once_give_the_streams_back(capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = quiet(True), quiet(True)
+    first.__enter__()
+    second.__enter__()
+    print("nobody hears this")
+    first.__exit__(None, None, None)
+    print("nor this")
+    second.__exit__(None, None, None)
+    print("this is heard")
+    assert capsys.readouterr().out == "this is heard\n"
+
+
+def test_a_fitted_model_computes_where_its_options_say(fitted: Any, texts: tuple[list[str], Any]) -> None:
+    again = pickle.loads(pickle.dumps(fitted))
+    again.predict(texts[0])
+    assert again._loaded.machine.threads == SMALL["engine.threads"] == 1

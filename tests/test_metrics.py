@@ -189,3 +189,14 @@ def test_every_metric_that_may_be_asked_for_has_a_direction() -> None:
 
 def test_a_line_holds_the_metrics_that_are_there_in_the_order_asked() -> None:
     assert table_line({"f1": 0.5, "accuracy": 0.91234}, ["accuracy", "mcc", "f1"]) == "accuracy 0.9123, f1 0.5000"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_single_label_of_many_that_could_be_is_scored_as_one_of_several(seed: int) -> None:
+    logits, labels = random_logits(seed, 40, 1), (np.random.default_rng(seed).random((40, 1)) < 0.4).astype(np.float32)
+    found, predicted = multi_label_metrics(logits, labels), logits[:, 0] >= 0
+    f1 = f1_score(labels[:, 0] > 0.5, predicted)
+    assert found == pytest.approx(
+        {"micro_f1": f1, "macro_f1": f1, "subset_accuracy": accuracy_score(labels[:, 0] > 0.5, predicted)}
+    )
+    assert best_threshold(logits, labels) in THRESHOLDS

@@ -257,7 +257,7 @@ def an_option_without_a_value(here: Path) -> Words:
     return train(here, "tickets.csv", "--set", "train.epochs")
 
 
-@mistake("task", "it takes single-label|multi-label|regression or auto", "'singel-label'")
+@mistake("task", "it takes single-label or multi-label or regression or auto", "'singel-label'")
 def a_misspelt_task(here: Path) -> Words:
     return train(here, "tickets.csv", "--task", "singel-label")
 
@@ -482,7 +482,7 @@ def an_unknown_part_of_a_run(here: Path) -> Words:
     return ["predict", str(here / "run"), str(here / "tickets.csv"), "--which", "newest"]
 
 
-@mistake("precision: it takes fp32|bf16|fp16 or auto (given: 'fp8')")
+@mistake("precision: it takes fp32 or bf16 or fp16 or auto (given: 'fp8')")
 def an_unknown_precision(here: Path) -> Words:
     return ["predict", str(here / "run"), str(here / "tickets.csv"), "--precision", "fp8"]
 

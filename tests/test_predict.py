@@ -572,3 +572,41 @@ def test_a_launcher_of_many_processes_is_refused_where_one_is_right(
     with pytest.raises(SystemExit, match="2"):
         main(words)
     assert f"error: kitune {words[0]} runs in one process" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no /dev/full")
+@pytest.mark.parametrize(
+    "words", [("predict", "RUN", "DATA"), ("evaluate", "RUN", "DATA", "--no-baselines"), ("inspect", "DATA")]
+)
+def test_an_output_that_is_full_ends_in_a_sentence(
+    trained: Callable[..., kitune.Run], tmp_path: Path, words: tuple[str, ...]
+) -> None:
+    (tmp_path / "rows.csv").write_text("text,label\n" + "good film,yes\nbad film,no\n" * 400)
+    told = [
+        {"RUN": str(trained("single-label").folder), "DATA": str(tmp_path / "rows.csv")}.get(word, word)
+        for word in words
+    ]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([sys.executable, "-m", "kitune", *told], stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert "No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_part_that_no_run_has_is_named(trained: Callable[..., kitune.Run]) -> None:
+    with pytest.raises(UserError, match="a run has best and last"):
+        kitune.load(trained("single-label"), which="lst")
+
+
+def test_a_model_computes_where_it_is_told_to(trained: Callable[..., kitune.Run]) -> None:
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        assert kitune.load(trained("single-label"), device="cpu", threads=1).machine.threads == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_all_public_names_can_be_completed() -> None:
+    assert set(kitune.__all__) <= set(dir(kitune))

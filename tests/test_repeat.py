@@ -282,3 +282,50 @@ def test_columns_of_the_data_with_names_of_ours_are_kept_beside(tiny_model: Path
     assert table["prediction (data)"].to_pylist() == [row["prediction"] for row in made]
     assert table["fold (data)"].to_pylist() == [row["fold"] for row in made]
     assert set(table["fold"].to_pylist()) == {1, 2}
+
+
+def test_a_metric_that_one_training_has_no_value_of_costs_nothing(
+    lively_model: Path, rows: Rows, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.py").write_text(
+        "from pathlib import Path\n\n\ndef compute_metrics(told):\n"
+        "    with Path(__file__).with_name('calls').open('a+') as calls:\n"
+        "        calls.write('.')\n"
+        "        done = calls.tell()\n"
+        "    return {'often': 1.0, 'seldom': float('nan') if done >= 6 else 1.0}\n"  # the end of the second training
+    )
+    options = QUICK | {"train.epochs": 1, "train.compute_metrics": str(tmp_path / "mine.py")}
+    found = train_seeds(
+        rows("single-label", 30), seeds=[1, 2], model=lively_model, out=tmp_path / "seeds", options=options
+    )
+    assert found.mean["often"] == 1.0
+    assert "accuracy" in found.mean
+    assert "seldom" not in found.mean
+
+
+def test_numbers_of_trainings_that_make_no_sense_are_refused_first(
+    lively_model: Path, rows: Rows, tmp_path: Path
+) -> None:
+    told = {"model": str(lively_model), "out": tmp_path / "new", "options": QUICK}
+    with pytest.raises(UserError, match="--folds 0: there is nothing to compare"):
+        cross_validate(rows("single-label", 30), folds=0, **told)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"train\.seed: it takes integer >= 0"):
+        train_seeds(rows("single-label", 30), seeds=[1, -2], **told)  # type: ignore[arg-type]
+    assert not (tmp_path / "new").exists()
+
+
+def test_scores_of_rows_that_chose_the_weights_are_called_so(lively_model: Path, rows: Rows, tmp_path: Path) -> None:
+    options = QUICK | {"train.epochs": 1}
+    found = train_seeds(
+        rows("single-label", 30), seeds=[1, 2], model=lively_model, out=tmp_path / "seeds", options=options
+    )
+    assert found.together is None
+    assert any("these rows chose the weights" in str(block) for block in found.blocks())
+    assert json.loads((tmp_path / "seeds" / "metrics.json").read_text())["notes"]
+
+
+def test_validation_rows_from_python_choose_in_every_fold(lively_model: Path, rows: Rows, tmp_path: Path) -> None:
+    made = rows("single-label", 40)
+    found = cross_validate(made[:30], valid=made[30:], folds=2, model=lively_model, out=tmp_path / "cv", options=QUICK)
+    for name in found.names:
+        assert pq.read_table(tmp_path / "cv" / name / "predictions" / "valid.parquet").num_rows == 10

@@ -30,7 +30,7 @@ KINDS = {
 def cache_folder() -> Path:
     """The one place for caches: beside the hub's own, under HF_HOME."""
     home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "huggingface"
-    return Path(home) / "kitune"
+    return Path(home).expanduser() / "kitune"
 
 
 def content_key(*parts: str) -> str:

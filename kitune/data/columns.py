@@ -19,6 +19,7 @@ PAIR_NAMES = (
     ("question", "sentence"),
     ("text_a", "text_b"),
     ("text1", "text2"),
+    ("text", "text_pair"),
     ("query", "passage"),
     ("#1 String", "#2 String"),
 )

@@ -19,6 +19,8 @@ from kitune.errors import UserError, numbered
 DELIMITERS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
 # Lines that show delimiter and header, and the share of their rows that must be of one width where some are ragged.
 FIRST_LINES, SAME_WIDTH = 50, 0.75
+# Python's own limit is a text of 128 KiB.
+csv.field_size_limit(2**31 - 1)
 EXCEL_SEP = re.compile(r"sep=([,;|\t])", re.IGNORECASE)
 NUMBER = re.compile(r"[-+]?[\d.,]*\d[\d.,]*([eE][-+]?\d+)?%?")
 
@@ -140,6 +142,11 @@ def is_number(cell: str) -> bool:
     return NUMBER.fullmatch(cell.strip()) is not None
 
 
+def fields_of(line: str, delimiter: str) -> list[str]:
+    """The fields of one line."""
+    return next(csv.reader([line.rstrip("\r\n")], delimiter=delimiter), [])
+
+
 def delimited_rows(
     lines: TextIO,
     source: str,
@@ -154,7 +161,6 @@ def delimited_rows(
     Args:
         skipped: lines in front of the rows.
     """
-    csv.field_size_limit(2**31 - 1)
     quoted = True
     if delimiter == "\t":
         begin = lines.tell()

@@ -53,7 +53,7 @@ class Case:
     Attributes:
         pieces: the token ids of each part, cut at `max_length`: two of train where valid was cut from it; none where
             there is nothing to learn.
-        full_lengths: tokens of uncut texts of train, special ones included, from a sample.
+        full_lengths: tokens of uncut texts of train, without special ones, from a sample, (sampled rows, texts).
         special_tokens: how many the tokenizer adds to a text or pair.
     """
 
@@ -106,7 +106,8 @@ class Case:
 
     def rows_labelled(self, part: str, names: Collection[str]) -> list[int]:
         """The rows of a part with one of these labels."""
-        return [row for row, labels in enumerate(self.labels[part]) if not set(names).isdisjoint(labels)]
+        wanted = frozenset(names)
+        return [row for row, labels in enumerate(self.labels[part]) if not wanted.isdisjoint(labels)]
 
     def about(
         self, code: str, says: str, fix: str, part: str | None = None, rows: Sequence[int] | Rows = ()
@@ -263,11 +264,16 @@ def conflicting_labels(case: Case) -> Iterator[Finding]:
 
 def leak(case: Case) -> Iterator[Finding]:
     for part in case.tables:
-        rows = np.flatnonzero(np.isin(case.keys[part], case.keys["train"]))
-        if part != "train" and len(rows):
-            says = f"{numbered(len(rows), 'row')} with a text that is in train too"
+        in_train = np.isin(case.keys[part], case.keys["train"])
+        if part != "train" and in_train.any():
+            says = f"{numbered(int(in_train.sum()), 'row')} with a text that is in train too"
             fix = "drop them from train; the scores are also given without them"
-            yield case.about("leak", says, fix, part, rows)
+            yield case.about("leak", says, fix, part, np.flatnonzero(in_train))
+        if part == "test" and "valid" in case.keys:
+            in_valid = np.isin(case.keys[part], case.keys["valid"]) & ~in_train
+            if in_valid.any():
+                says = f"{numbered(int(in_valid.sum()), 'row')} with a text that is in valid too, which chooses the weights"
+                yield case.about("leak", says, "drop them from valid", part, np.flatnonzero(in_valid))
 
 
 def unseen_labels(case: Case) -> Iterator[Finding]:

@@ -32,6 +32,8 @@ SAMPLE_ROWS = 2_000
 CUT_SHARE = 0.01
 CUT = LongTexts()
 
+ELSEWHERE = "set HF_HOME to a folder that can be written"
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -256,7 +258,10 @@ def encode(
     if not cache:
         # A mapped file keeps its bytes when it has lost its name; Windows keeps the name too: `kitune cache` shows it.
         with tempfile.TemporaryDirectory(dir=scratch_folder(), ignore_cleanup_errors=True) as place:
-            write(Path(place))
+            try:
+                write(Path(place))
+            except OSError as error:
+                raise not_written(Path(place).parent, error, fix=f"make room there, or {ELSEWHERE}") from None
             return read_ids(Path(place))
     fit = str(max_length) if long_texts.how == "cut" else repr((max_length, long_texts))
     key = content_key(table.fingerprint(text), tokenizer_content(tokenizer), fit)
@@ -268,10 +273,12 @@ def kept_ids(key: str, write: Callable[[Path], None]) -> Path:
     try:
         return made_once(cache_folder() / "encoded" / key, write)
     except OSError as error:
-        raise UserError(
-            f"{cache_folder()}: token ids cannot be kept there: {error.strerror or error}",
-            fix="set HF_HOME to a folder that can be written, or --set engine.cache=false",
-        ) from None
+        raise not_written(cache_folder(), error, fix=f"{ELSEWHERE}, or --set engine.cache=false") from None
+
+
+def not_written(folder: Path, error: OSError, *, fix: str) -> UserError:
+    """The error for token ids that cannot be written."""
+    return UserError(f"{folder}: token ids cannot be kept there: {error.strerror or error}", fix=fix)
 
 
 def tokenizer_content(tokenizer: Any) -> str:

@@ -90,13 +90,14 @@ def by_first_bytes(file: File) -> str | None:
 
 def is_jis(file: File) -> bool:
     """Whether bytes that are ASCII, all of them, hold the escapes of ISO-2022-JP."""
-    found = False
+    found, end = False, b""
     with file.bytes() as content:
-        for line in content:
-            if b"\x1b" in line and JIS.search(line):
-                found = True
-            if not line.isascii():
+        while block := content.read(SAMPLE_BYTES):
+            if not block.isascii():
                 return False
+            block = end + block  # an escape may lie across two
+            found = found or (b"\x1b" in block and JIS.search(block) is not None)
+            end = block[-2:]
     return found
 
 

@@ -136,13 +136,15 @@ def label_array(
         UserError: a row has no label, or one that is not in `names`; with its line.
     """
     values = table.values(column)
+    positions = {name: i for i, name in enumerate(names)}  # and, as they are met, of labels that say their place
     if task == "multi-label":
-        positions = {name: i for i, name in enumerate(names)}
         separator = separator_for(values, names) if separator == "auto" else separator
         hot = np.zeros((len(values), len(names)), dtype=np.float32)
         for row, labels in enumerate(label_lists(values, separator)):
             for label in labels:
-                hot[row, position_of(label, positions, table, row, column, trained=trained)] = 1.0
+                if label not in positions:
+                    positions[label] = position_of(label, names, table, row, column, trained=trained)
+                hot[row, positions[label]] = 1.0
         return hot
     fix = "label them, or drop them (a training does so with --set 'doctor.allow=[missing-labels]')"
     refuse_rows(table, unlabelled_rows(values), f"no label in column {column!r}", fix)
@@ -152,24 +154,17 @@ def label_array(
         first = f"{values[wrong[0]]!r} in column {column!r} is no finite number" if wrong else ""
         refuse_rows(table, wrong, first, "correct the rows, or train on classes: --task single-label")
         return np.asarray(numbers, dtype=np.float32)[:, None]
-    positions = {name: i for i, name in enumerate(names)}
-    return np.fromiter(
-        (position_of(str(value), positions, table, row, column, trained=trained) for row, value in enumerate(values)),
-        np.int64,
-        len(values),
-    )
+    for row, value in enumerate(values):
+        if (label := str(value)) not in positions:
+            positions[label] = position_of(label, names, table, row, column, trained=trained)
+    return np.fromiter((positions[str(value)] for value in values), np.int64, len(values))
 
 
-def position_of(
-    label: str, positions: dict[str, int], table: Table, row: int, column: str, *, trained: bool = False
-) -> int:
-    """The position of `label`: by name, or as a number where no name is a number itself."""
-    if label in positions:
-        return positions[label]
+def position_of(label: str, names: Sequence[str], table: Table, row: int, column: str, *, trained: bool = False) -> int:
+    """The position of a label that is no name: a number says its place, where no name is a number itself."""
     number = number_in(label)
-    if number is not None and is_position(number, list(positions)):
+    if number is not None and is_position(number, names):
         return int(number)
-    names = list(positions)
     listed = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
     raise UserError(
         f"{table.where(row)}: label {label!r} in column {column!r} is not among the "

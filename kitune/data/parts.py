@@ -100,7 +100,7 @@ def read_parts(
     columns, guessed_columns = choose_columns(tables["train"], options.data)
     said = [note for table in tables.values() for note in table.notes] + guessed_columns
     assert columns.label is not None
-    for part in unlabelled(tables, sources, columns.label):
+    for part in unlabelled(tables, named_sources(options, sources), columns.label):
         said.append(f"{tables.pop(part).source}: the {part} part has no labels and is left out")
     for table in tables.values():
         require_columns(table, [*columns.text, columns.label])
@@ -114,7 +114,8 @@ def read_parts(
         for part, table in tables.items():
             tables[part], finding = with_labels_alone(table, columns.label, part)
             found += [finding] if finding else []
-        if empty := [part for part, table in tables.items() if not len(table) and len(tables["train"])]:
+        unlearnable = len(tables["train"]) == 0 and task != "regression"  # which is told below, or is a finding
+        if empty := [part for part, table in tables.items() if not len(table) and not unlearnable]:
             problem = f"{tables[empty[0]].source}: no row of the {empty[0]} part has a label"
             raise UserError(problem, fix="label some, or leave the part out")
     names, learned = names_of(tables, columns.label, task, options)
@@ -190,9 +191,14 @@ def with_labels_alone(table: Table, label: str, part: str) -> tuple[Table, Findi
     )
 
 
+def named_sources(options: RunOptions, sources: Mapping[str, Source]) -> dict[str, Source]:
+    """What each part was said to come from, in Python or by its option; None where neither says so."""
+    return {part: sources.get(part, getattr(options.data, part)) for part in PARTS}
+
+
 def read_tables(options: RunOptions, sources: Mapping[str, Source]) -> dict[str, Table]:
     """The table of each part that is named, or that the source of train holds beside it."""
-    named = {part: sources.get(part, getattr(options.data, part)) for part in PARTS}
+    named = named_sources(options, sources)
     if named["train"] is None:
         raise UserError("there is no training data", fix=f"kitune train DATA, with a file: {FORMATS}")
     held = parts_in(named["train"])
@@ -210,9 +216,9 @@ def read_tables(options: RunOptions, sources: Mapping[str, Source]) -> dict[str,
     return tables
 
 
-def unlabelled(tables: Mapping[str, Table], sources: Mapping[str, Source], label: str) -> list[str]:
+def unlabelled(tables: Mapping[str, Table], named: Mapping[str, Source], label: str) -> list[str]:
     """The parts that came with train, not by a name of their own, and have no label in any row, as on many a hub page."""
-    came_along = [part for part in tables if part != "train" and sources.get(part) is None]
+    came_along = [part for part in tables if part != "train" and named[part] is None]
     return [
         part
         for part in came_along

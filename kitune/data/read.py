@@ -1,7 +1,6 @@
 """One way in for every source: files by their format, standard input, frames and lists as they are."""
 
 import codecs
-import csv
 import difflib
 import gzip
 import os
@@ -18,13 +17,14 @@ import pyarrow as pa
 
 from kitune.config import Layout
 from kitune.data.conll import read_conll
-from kitune.data.delimited import EXCEL_SEP, delimited_rows, first_lines, read_delimited, shown_delimiter
+from kitune.data.delimited import EXCEL_SEP, delimited_rows, fields_of, first_lines, read_delimited, shown_delimiter
 from kitune.data.encoding import by_characters, by_first_bytes, is_utf8
 from kitune.data.excel import read_excel
 from kitune.data.files import UTF8, File, in_utf8, is_remote, opened, spooled
 from kitune.data.hub import commit_of
 from kitune.data.json_table import json_rows, read_json, read_json_lines
 from kitune.data.mapped import gathered
+from kitune.data.mapped import joined as in_one
 from kitune.data.table import CHUNK_ROWS, Table, assemble
 from kitune.errors import UserError
 
@@ -69,10 +69,17 @@ def read_table(source: Source, *, layout: Layout = USUAL, name: str = "data", ot
 def joined(tables: Sequence[Table]) -> Table:
     """The rows of several files of one folder, one after the other."""
     first = tables[0]
+    for table in tables:
+        if set(table.columns) != set(first.columns):
+            strange = sorted(set(table.columns) ^ set(first.columns))[0]
+            raise UserError(
+                f"{first.source} and {table.source}: only one of them has a column {strange!r}",
+                fix="give them the same columns",
+            )
     try:
-        data = pa.concat_tables([table.data for table in tables])
-    except pa.ArrowInvalid as error:
-        raise UserError(f"{first.source} and its neighbours: {error}", fix="give them the same columns") from None
+        data = in_one([table.data for table in tables])
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise UserError(f"{first.source} and its neighbours: {error}", fix="write each column in one type") from None
     return Table(data, str(Path(first.source).parent), None, first.notes)
 
 
@@ -157,7 +164,7 @@ def read_shown(file: File, layout: Layout, *, text: Sequence[str]) -> Table:
             return json_rows(lines, file.name)
         delimiters = ",\t;|" if layout.delimiter == "auto" else layout.delimiter
         for delimiter in delimiters:
-            if set(text) <= set(next(csv.reader([first.rstrip("\r\n")], delimiter=delimiter), [])):
+            if set(text) <= set(fields_of(first, delimiter)):
                 return delimited_rows(lines, file.name, delimiter, ragged=layout.ragged)
         has_fields = any(delimiter in first for delimiter in delimiters)
         if layout.header is False and has_fields:
@@ -183,6 +190,9 @@ def in_its_encoding(file: File, layout: Layout, reader: "Reader", otherwise: str
         except UnicodeDecodeError as error:
             failed = failed or not_encoded(file, encoding, error)
             continue
+        except UnicodeError:  # Python's own way with UTF-16 whose bytes come in no order that is told
+            fix = f"--set data.encoding={encoding}-le, or {encoding}-be"
+            raise UserError(f"{file.name}: {encoding} wants a byte order mark, and there is none", fix=fix) from None
         return replace(table, notes=(*encoding_notes(file, encoding, layout.encoding), *table.notes))
     assert failed is not None
     raise failed
@@ -192,6 +202,7 @@ def encodings(file: File, told: str, otherwise: str) -> Iterator[str]:
     """The encodings in which the file may be, the likeliest first."""
     if told != "auto":
         try:
+            "".encode(told)  # `hex` is a codec, and no encoding of texts
             yield UTF8 if codecs.lookup(told).name == "utf-8" else told
         except LookupError:
             raise UserError(
@@ -272,12 +283,12 @@ def labelled_lines(lines: Iterator[str], source: str) -> Table:
 
     def rows() -> Iterator[tuple[int, dict[str, Any]]]:
         for number, line in enumerate(lines, start=1):
-            label, _, text = line.strip().partition(" ")
-            labels = [label.removeprefix(FASTTEXT)]
-            while text.startswith(FASTTEXT):
-                label, _, text = text.partition(" ")
+            text, labels = line.strip(), list[str]()
+            while text and (not labels or text.startswith(FASTTEXT)):
+                label, *rest = text.split(maxsplit=1)
                 labels.append(label.removeprefix(FASTTEXT))
-            if line.strip():
+                text = rest[0] if rest else ""
+            if labels:
                 yield number, {"label": "|".join(labels), "text": text}
 
     return assemble(rows(), source)

@@ -70,12 +70,11 @@ def parts_in_folder(folder: Path) -> dict[str, Source]:
     for place in places:
         files: dict[str, list[Path]] = {}
         for child in sorted(place.iterdir()):
-            stem = child.name.lower().removesuffix(".gz").rpartition(".")[0]
-            part = SPELLINGS.get(SHARD.sub("", stem))
+            part = SPELLINGS.get(SHARD.sub("", stem_of(child)))
             if part is not None and ending_of(child.name) in READERS:
                 files.setdefault(part, []).append(child)
         for part, paths in files.items():
-            if len(paths) > 1 and not all(SHARD.search(path.stem.lower()) for path in paths):
+            if len(paths) > 1 and not all(SHARD.search(stem_of(path)) for path in paths):
                 raise UserError(
                     f"{folder}: more than one file is {part}: {', '.join(path.name for path in paths)}",
                     fix=f"give one of them: {paths[0]}",
@@ -88,6 +87,11 @@ def parts_in_folder(folder: Path) -> dict[str, Source]:
         + (f"; it holds {', '.join(inside[:5])}" if inside else " and no data in it"),
         fix=f"give one of its files: {folder / inside[0]}" if inside else f"give a file: {FORMATS}",
     )
+
+
+def stem_of(path: Path) -> str:
+    """`train-00000-of-00002` of `Train-00000-of-00002.jsonl.gz`."""
+    return path.name.lower().removesuffix(".gz").rpartition(".")[0]
 
 
 def saved_to_disk(folder: Path) -> dict[str, Source]:

@@ -13,7 +13,7 @@ from typing import Any, TextIO, TypeAlias
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from kitune.errors import UserError
+from kitune.errors import NO_ROOM, UserError
 
 Write: TypeAlias = Callable[[pa.Table], None]
 
@@ -38,15 +38,29 @@ def row_writer(out: Path | None, encoding: str = "utf-8") -> Iterator[Write]:
     Without `out` they go to standard output as CSV. In `utf-8-sig` Excel opens a CSV as what it is.
     """
     if out is None:
-        yield delimited_rows_to(sys.stdout, ",")
+        with room_for("standard output"):
+            yield delimited_rows_to(sys.stdout, ",")
+            sys.stdout.flush()
         return
     staging = out.with_name(f".{out.name}.part")
     try:
-        with WRITERS[out.suffix.lower()](staging, encoding) as write:
+        with room_for(str(out)), WRITERS[out.suffix.lower()](staging, encoding) as write:
             yield write
         staging.replace(out)
     finally:
         staging.unlink(missing_ok=True)
+
+
+@contextmanager
+def room_for(name: str) -> Iterator[None]:
+    """A sentence where what is written has no room; an error in another place names that place."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno not in NO_ROOM:
+            raise
+        fix = "make room on that disk, or write to another: --out FILE"
+        raise UserError(f"{name}: {error.strerror}; nothing is kept there", fix=fix) from None
 
 
 @contextmanager

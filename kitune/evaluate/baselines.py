@@ -42,12 +42,12 @@ class Learned:
     task: TaskName
     names: tuple[str, ...]
 
-    def share(self, part: float, seed: int) -> "Learned":
-        """The same with a part of the rows to learn from and to be chosen on, stratified."""
+    def at_most(self, most: Mapping[str, int], seed: int) -> "Learned":
+        """The same with so many rows of some parts, stratified."""
         tables, labels = dict(self.tables), dict(self.labels)
-        for name in ("train", "valid"):
-            rows = limit(self.labels[name], max(2, int(part * len(self.labels[name]))), seed)
-            tables[name], labels[name] = self.tables[name].take(rows), self.labels[name][rows]
+        for part, count in most.items():
+            rows = limit(self.labels[part], count, seed)
+            tables[part], labels[part] = self.tables[part].take(rows), self.labels[part][rows]
         return replace(self, tables=tables, labels=labels)
 
     def answered(self, logits: NDArray[Any], threshold: float = 0.5) -> Answered:
@@ -57,12 +57,10 @@ class Learned:
 
 def learned(parts: Parts, table: Table, labels: Labels, text: tuple[str, ...]) -> Learned:
     """At most MOST_ROWS rows of train, stratified, the validation rows, and the rows to be answered."""
-    tables, known = {"test": table}, {"test": labels}
-    for part in ("train", "valid"):
-        own = parts.labels(part)
-        rows = limit(own, MOST_ROWS, parts.options.train.seed)
-        tables[part], known[part] = parts.tables[part].take(rows), own[rows]
-    return Learned(tables, known, text, parts.task, parts.names)
+    tables = {"train": parts.tables["train"], "valid": parts.tables["valid"], "test": table}
+    known = {"train": parts.labels("train"), "valid": parts.labels("valid"), "test": labels}
+    whole = Learned(tables, known, text, parts.task, parts.names)
+    return whole.at_most({"train": MOST_ROWS, "valid": MOST_ROWS}, parts.options.train.seed)
 
 
 def majority(rows: Learned) -> Answered:

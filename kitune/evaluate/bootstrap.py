@@ -23,7 +23,8 @@ def intervals(measure: Measure, *, most: int = MOST_RESAMPLES) -> dict[str, Inte
 
     A resample draws as many rows as there are, with replacement; where a metric has no meaning on it, it is not counted.
     Where all of them give the same, as of rows that are all right, they say nothing: a share of right rows then has the exact
-    binomial interval, and another metric none.
+    binomial interval, and another metric none. Nor has one whose value lies outside: resamples lack labels of one or two rows,
+    and a mean over labels moves with them.
 
     Args:
         most: resamples at most.
@@ -39,7 +40,12 @@ def intervals(measure: Measure, *, most: int = MOST_RESAMPLES) -> dict[str, Inte
     for name in measure.shares:
         if (interval := found[name]) is not None and interval[0] == interval[1]:
             found[name] = binomial(interval[0], rows)
-    return {name: interval for name, interval in found.items() if interval is not None and interval[0] < interval[1]}
+    value = measure.value()
+    return {
+        name: interval
+        for name, interval in found.items()
+        if interval is not None and interval[0] < interval[1] and interval[0] <= value[name] <= interval[1]
+    }
 
 
 def takes_too_long(measure: Measure) -> bool:
@@ -67,8 +73,13 @@ def difference(first: Measure, second: Measure, name: str) -> Interval | None:
     gaps = []
     for weights in resamples(np.ones(rows, dtype=np.int64), count):
         one, other = (side.of_rows(weights)[:, side.names.index(name)] for side in (first, second))
+        if name in first.else_zero:  # a constant answer correlates with nothing on every resample
+            one, other = np.nan_to_num(one), np.nan_to_num(other)
         gaps.append(one - other)
-    return middle(np.concatenate(gaps))
+    found = middle(np.concatenate(gaps))
+    return (
+        None if found is None or found[0] == found[1] else found
+    )  # as of intervals: nothing varies, so nothing is known
 
 
 def resamples(counts: Ints, count: int) -> Iterator[Ints]:

@@ -90,6 +90,11 @@ def scores(answered: Answered, *, most: int = MOST_RESAMPLES, own: Measure | Non
     return Scores(len(answered), metrics, found, tuple(name for name in too_long if not name.endswith("]")))
 
 
+def scores_of_some(answered: Answered, rows: Rows) -> Scores:
+    """The scores of some of the rows; of none there are none."""
+    return scores(answered.take(rows)) if len(rows) else Scores(0, {}, {})
+
+
 @dataclass(frozen=True)
 class Evaluation(Shown):
     """A model's scores on labelled rows.
@@ -101,9 +106,10 @@ class Evaluation(Shown):
             multi-label task (labels, 2, 2) as scikit-learn's `multilabel_confusion_matrix`; None for a regression.
         new: of the rows whose text the model was not trained on, where it was on others' or on all.
         slices: by column and value.
-        baselines: of what a fine-tuned model has to beat, by name, on the same rows.
-        ahead: how far the model is above each baseline by the task's first metric, and the 95 % interval of that, by the
-            same resamples of the rows for both; None where it would take too long.
+        baselines: of what a fine-tuned model has to beat, by name; where some texts are new to the model and some are not, on
+            the new ones, for it may know the others by heart.
+        ahead: how far the model is above each baseline by the task's first metric on those rows, and the 95 % interval of that,
+            by the same resamples of the rows for both; None where it would take too long, or all of them agree.
         notes: what there is to say.
     """
 
@@ -196,7 +202,10 @@ def judged(
         baselines: what others say of the same rows, by name.
         own: the user's metrics, of all rows.
     """
-    said = list(notes)
+    said, others = list(notes), dict(baselines or {})
+    compared = answered
+    if new is not None and len(new):
+        compared, others = answered.take(new), {name: one.take(new) for name, one in others.items()}
     if len(answered) < 100:
         said.append(f"{numbered(len(answered), 'row')} say little: look at the intervals before the values")
     slices = {
@@ -214,10 +223,10 @@ def judged(
         of_all,
         rows_of_labels(answered),
         confusion(answered),
-        None if new is None else scores(answered.take(new)) if len(new) else Scores(0, {}, {}),
+        None if new is None else scores_of_some(answered, new),
         slices,
-        {name: scores(one, most=FEWEST_RESAMPLES) for name, one in (baselines or {}).items()},
-        leads(answered, baselines or {}),
+        {name: scores(one, most=FEWEST_RESAMPLES) for name, one in others.items()},
+        leads(compared, others),
         tuple(said),
     )
 
@@ -232,7 +241,7 @@ def chance_line(answered: Answered) -> str | None:
     metric = TASKS[answered.task].headline[0]
     if (interval := intervals(measure_of(metric, answered)).get(metric)) is None:
         return None
-    return f"{metric} of other rows like these: {interval[0]:.3f} to {interval[1]:.3f} (95 %)"
+    return f"{metric} of other such rows: {interval[0]:.3f} to {interval[1]:.3f} (95 %)"
 
 
 def leads(answered: Answered, others: Mapping[str, Answered]) -> dict[str, tuple[float, Interval | None]]:
@@ -262,6 +271,16 @@ def slices_of(table: Table, column: str) -> tuple[dict[str, Rows], str | None]:
     return {value: np.asarray(found[value], dtype=np.int64) for value in largest}, note
 
 
+def dependence(table: Table, group: str | None) -> str | None:
+    """That rows of one group are not independent, which the intervals take them for; None where each row is its own."""
+    if group is None or group not in table.columns:
+        return None
+    groups = len(set(table.values(group)))
+    if groups == len(table):
+        return None
+    return f"the rows are of {numbered(groups, 'group')} of {group!r}: taken for independent, their intervals may be narrow"
+
+
 def quarter(number: float, cuts: NDArray[np.float64]) -> str:
     """The quarter of a column that a number is in, in words."""
     place = int(np.searchsorted(cuts, number, side="left"))
@@ -286,7 +305,10 @@ def confusion(answered: Answered) -> NDArray[np.int64] | None:
     if answered.task == "regression":
         return None
     if answered.task == "multi-label":
-        return np.asarray(multilabel_confusion_matrix(answered.labels > 0.5, answered.predicted))
+        gold, predicted = answered.labels > 0.5, answered.predicted
+        if gold.shape[1] == 1:  # which scikit-learn takes for a binary problem
+            return np.asarray(confusion_matrix(gold[:, 0], predicted[:, 0], labels=[False, True]))[None]
+        return np.asarray(multilabel_confusion_matrix(gold, predicted))
     return np.asarray(
         confusion_matrix(answered.labels, answered.predicted, labels=np.arange(len(answered.label_names)))
     )
@@ -327,11 +349,13 @@ def confusion_blocks(matrix: NDArray[np.int64], names: Sequence[str]) -> list[Bl
 
 def baseline_grid(evaluation: Evaluation, name: str) -> Grid:
     """A line a rival: its score, and how far the model is ahead of it."""
-    lines: list[tuple[Any, ...]] = [("this model", *evaluation.scores.cells(name), None, None, None)]
+    new = evaluation.new if evaluation.new and evaluation.new.rows else None
+    lines: list[tuple[Any, ...]] = [("this model", *(new or evaluation.scores).cells(name), None, None, None)]
     for rival, one in evaluation.baselines.items():
         ahead, interval = evaluation.ahead[rival]
         lines.append((rival, *one.cells(name), without_nan(ahead), *(interval or (None, None))))
-    return Grid(("against", name, "from", "to", "ahead by", "from", "to"), lines, DECIMALS)
+    title = "on the new texts" if new else "against"
+    return Grid((title, name, "from", "to", "ahead by", "from", "to"), lines, DECIMALS)
 
 
 def slice_grid(title: str, of: Mapping[str, Scores], names: Sequence[str]) -> Grid:

@@ -73,6 +73,7 @@ class Measure:
         work: microseconds that a sample takes, about; a fixed figure, so that equal rows have equal intervals everywhere.
         resampled: whether a resample says how far the metrics may be off.
         shares: those that are shares of rows that are right.
+        else_zero: those that are 0 where they have no meaning on the rows as they are; a resample of no meaning says nothing.
     """
 
     names: tuple[str, ...]
@@ -81,6 +82,7 @@ class Measure:
     work: float
     resampled: bool = True
     shares: tuple[str, ...] = ()
+    else_zero: tuple[str, ...] = ()
 
     @cached_property
     def counts(self) -> Ints:
@@ -99,7 +101,8 @@ class Measure:
 
     def value(self) -> Metrics:
         """The metrics of the rows as they are."""
-        return dict(zip(self.names, map(float, self.values(self.counts[None])[0]), strict=True))
+        found = zip(self.names, map(float, self.values(self.counts[None])[0]), strict=True)
+        return {name: 0.0 if name in self.else_zero and np.isnan(value) else value for name, value in found}
 
 
 def measures(answered: Answered) -> list[Measure]:
@@ -152,8 +155,9 @@ def single_label(answered: Answered) -> list[Measure]:
             decisions,
             5 + 0.3 * cells.shape[1],
             shares=("accuracy", "micro_f1"),
+            else_zero=("f1",),
         ),
-        Measure(("mcc",), case, correlations, SLOW + cells.shape[1]),
+        Measure(("mcc",), case, correlations, SLOW + cells.shape[1], else_zero=("mcc",)),
         Measure(("auc",), rows, areas, SLOW * outputs + 0.3 * shares.size),
         Measure(("log_loss",), rows, losses, 20 + 0.05 * len(gold)),
         Measure(("calibration_error",), rows, calibration, SLOW, resampled=False),
@@ -165,16 +169,15 @@ def multi_label(answered: Answered) -> list[Measure]:
     gold, shares = answered.labels > 0.5, sigmoid(answered.logits)
     predicted, outputs = answered.predicted, answered.logits.shape[1]
     right = (gold == predicted).all(axis=1)
-    # (rows, labels x 4): whether a label is neither there nor said, said alone, there alone, or both.
-    outcome = (2 * gold + predicted)[:, :, None] == np.arange(4)
-    outcomes = outcome.reshape(len(gold), -1).astype(np.float64)
 
     def decisions(weights: Weights) -> Floats:
-        counted = (weights @ outcomes).reshape(-1, outputs, 4)
+        there, said, both = (weights @ part.astype(np.float64) for part in (gold, predicted, gold & predicted))
+        neither = weights.sum(axis=1, keepdims=True) - there - said + both
+        counted = np.stack([neither, said - both, there - both, both], axis=2)  # (samples, labels, 4)
         precision, recall, f1, rows = (part.reshape(-1, outputs) for part in outcome_scores(counted.reshape(-1, 4)))
         micro = outcome_scores(counted.sum(axis=1))[2]
         subsets = weights @ right / weights.sum(axis=1)
-        return np.column_stack([np.nan_to_num(micro), mean(f1), average(f1, rows), subsets, precision, recall, f1])
+        return np.column_stack([micro, mean(f1), average(f1, rows), subsets, precision, recall, f1])
 
     def areas(weights: Weights) -> Floats:
         return np.asarray([[mean_auc(gold, shares, sample)] for sample in weights])
@@ -196,7 +199,14 @@ def multi_label(answered: Answered) -> list[Measure]:
     names = ("micro_f1", "macro_f1", "weighted_f1", "subset_accuracy", *of_labels(answered.label_names))
     rows = np.arange(len(gold))
     return [
-        Measure(names, rows, decisions, 20 + 5 * outputs + 5e-4 * outcomes.size, shares=("subset_accuracy",)),
+        Measure(
+            names,
+            rows,
+            decisions,
+            20 + 5 * outputs + 2e-3 * gold.size,
+            shares=("subset_accuracy",),
+            else_zero=("micro_f1", "macro_f1"),
+        ),
         Measure(("auc",), rows, areas, SLOW * outputs + 0.3 * shares.size),
         Measure(("log_loss",), rows, losses, 20 + 0.05 * len(gold)),
         Measure(("calibration_error",), rows, calibration, SLOW, resampled=False),
@@ -214,7 +224,7 @@ def regression(answered: Answered) -> list[Measure]:
         rows = np.stack([np.repeat(np.arange(len(gold)), sample.astype(np.int64)) for sample in weights])
         ours, theirs = said[rows], gold[rows]
         varies = (np.ptp(ours, axis=1) > 0) & (np.ptp(theirs, axis=1) > 0)
-        pearson, spearman = np.zeros(len(rows)), np.zeros(len(rows))
+        pearson, spearman = np.full((2, len(rows)), np.nan)
         if varies.any() and rows.shape[1] > 1:
             ours_, theirs_ = ours[varies], theirs[varies]
             pearson[varies] = pearsonr(ours_, theirs_, axis=1).statistic
@@ -223,7 +233,8 @@ def regression(answered: Answered) -> list[Measure]:
         return np.column_stack([pearson, spearman, *errors])
 
     rows = np.arange(len(gold))
-    return [Measure(("pearson", "spearman", "rmse", "mae"), rows, numbers, 20 + 0.3 * len(gold))]
+    names, correlations = ("pearson", "spearman", "rmse", "mae"), ("pearson", "spearman")
+    return [Measure(names, rows, numbers, 20 + 0.3 * len(gold), else_zero=correlations)]
 
 
 MEASURES: dict[TaskName, Callable[[Answered], list[Measure]]] = {
@@ -270,12 +281,12 @@ def outcome_scores(counted: Floats) -> tuple[Floats, Floats, Floats, Floats]:
 
 
 def correlation(cells: Ints, weights: Weights) -> float:
-    """Matthews's correlation coefficient of labels and answers, (2, cases); 0 where one class is all there is."""
+    """Matthews's correlation coefficient of labels and answers, (2, cases); NaN where one class is all there is."""
     from sklearn.metrics import matthews_corrcoef
 
     there = weights > 0
     if len(np.unique(cells[:, there])) < 2:
-        return 0.0
+        return float("nan")
     return float(matthews_corrcoef(*cells[:, there], sample_weight=weights[there]))
 
 

@@ -1,5 +1,6 @@
 """The user's own metrics: a function that takes an `EvalPrediction`, as transformers' Trainer has it."""
 
+import ast
 import hashlib
 import importlib.util
 import io
@@ -87,11 +88,12 @@ class OwnMetrics:
                 f"{self.place}: {where(error)}{type(error).__name__}: {' '.join(str(error).split())}",
                 fix="correct the function; it is given an EvalPrediction with .predictions and .label_ids",
             ) from error
-        numbers = {name: single_number(value) for name, value in found.items()} if isinstance(found, Mapping) else {}
-        metrics = {name: number for name, number in numbers.items() if number is not None and isinstance(name, str)}
-        if not isinstance(found, Mapping) or len(metrics) < len(found):
-            raise UserError(f"{self.place}: it gave {str(found)[:80]!r}", fix='return numbers by name: {"f2": 0.5}')
-        return metrics
+        if isinstance(found, Mapping):
+            numbers = {name: single_number(value) for name, value in found.items() if isinstance(name, str)}
+            metrics = {name: number for name, number in numbers.items() if number is not None}
+            if len(metrics) == len(found):
+                return metrics
+        raise UserError(f"{self.place}: it gave {str(found)[:80]!r}", fix='return numbers by name: {"f2": 0.5}')
 
     def names(self, task: TaskName, num_outputs: int) -> list[str]:
         """The names of the metrics, from a call on made-up rows, so that a broken function costs no epoch."""
@@ -124,8 +126,7 @@ def loaded(asked: MetricsFunction | str | Path, wanted: frozenset[str]) -> OwnMe
     """
     if not isinstance(asked, str | Path):
         return OwnMetrics(asked, f"compute_metrics ({getattr(asked, '__name__', 'a function')})", "", wanted)
-    name, _, function = str(asked).partition(":")
-    path, function = Path(name), function or FUNCTION
+    path, function = file_and_function(str(asked))
     if not path.is_file():
         raise UserError(f"compute_metrics: {path}: there is no such file", fix="give a .py file, or FILE.py:NAME")
     spec = importlib.util.spec_from_file_location(f"{MODULE}.{path.stem}", path)
@@ -147,11 +148,26 @@ def loaded(asked: MetricsFunction | str | Path, wanted: frozenset[str]) -> OwnMe
     return OwnMetrics(getattr(module, function), f"{path}:{function}", digest.hexdigest(), wanted, path.parent)
 
 
+def file_and_function(told: str) -> tuple[Path, str]:
+    """The parts of `FILE.py:NAME`; the name may be missing, and Windows has drives with a colon."""
+    name, colon, function = told.rpartition(":")
+    return (Path(name), function) if colon and function.isidentifier() else (Path(told), FUNCTION)
+
+
 def beside(path: Path) -> list[Path]:
-    """The Python files in the same folder that are imported by now."""
-    files = {Path(file) for module in list(sys.modules.values()) if (file := getattr(module, "__file__", None))}
-    folder = path.parent.resolve()
-    return sorted(file for file in files if file.suffix == ".py" and file.parent == folder and file != path.resolve())
+    """The Python files of the same folder that a file imports, directly or by way of others.
+
+    As the texts say it, not as the process has it: a script that calls for the metrics is none of them.
+    """
+    found, waiting = [path], [path]
+    while waiting:
+        for node in ast.walk(ast.parse(waiting.pop().read_bytes())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+            files = [path.with_name(f"{name.partition('.')[0]}.py") for name in names]
+            new = [file for file in dict.fromkeys(files) if file not in found and file.is_file()]
+            found, waiting = found + new, waiting + new
+    return sorted(found[1:])
 
 
 def own_measure(own: OwnMetrics, answered: Answered, encoded: Encoded) -> Measure:

@@ -19,7 +19,7 @@ from kitune.config import TaskName
 from kitune.data.cache import cache_folder, content_key, made_once
 from kitune.data.encode import forget_last_call, tokenizer_content
 from kitune.data.hub import COMMIT
-from kitune.errors import UserError, numbered
+from kitune.errors import NO_ROOM, UserError, numbered
 from kitune.model.heads import map_head, start_at_priors
 from kitune.model.starter import starter_folder
 from kitune.tasks import TASKS
@@ -157,7 +157,9 @@ def hub_folder(name: str, revision: str | None) -> Path:
             f"model {name!r}: no such folder here and no such model on the hub",
             fix="check the name, or --model starter",
         ) from None
-    except (LocalEntryNotFoundError, OSError):
+    except (LocalEntryNotFoundError, OSError) as error:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
+            raise UserError(f"model {name!r}: {error.strerror}", fix="make room where HF_HOME lies") from None
         raise UserError(
             f"model {name!r}: no such folder here, and the hub cannot be reached",
             fix="check the name and the network, give a folder, or --model starter",

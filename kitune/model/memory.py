@@ -32,10 +32,9 @@ def zeros(size: int, dtype: torch.dtype, device: torch.device | None = None) -> 
     """
     if device is not None and device.type != "cpu":
         return torch.zeros(size, dtype=dtype, device=device)
-    told = (
-        {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_ANONYMOUS") else {}
-    )  # Windows has none
-    pages = mmap.mmap(-1, max(1, size) * dtype.itemsize, **told)
+    # On Windows there are no flags, and no need of them.
+    flags = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_ANONYMOUS") else {}
+    pages = mmap.mmap(-1, max(1, size) * dtype.itemsize, **flags)
     if len(pages) >= HUGE_BYTES and hasattr(mmap, "MADV_HUGEPAGE"):
         with suppress(OSError):  # a kernel without them
             pages.madvise(mmap.MADV_HUGEPAGE)

@@ -74,7 +74,7 @@ def exchange(first: Path, second: Path) -> bool:
     """Let two paths change places atomically; False where the system or the file system cannot."""
     try:
         renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
-    except (AttributeError, OSError):
+    except (AttributeError, OSError, TypeError):  # TypeError: Windows has no library of no name
         return False
     done = renameat2(AT_FDCWD, os.fsencode(first), AT_FDCWD, os.fsencode(second), RENAME_EXCHANGE)
     if done == 0:
@@ -85,10 +85,10 @@ def exchange(first: Path, second: Path) -> bool:
 
 
 def sync(path: Path) -> None:
-    """Put a file or a folder's names on the disk; Windows opens no folder, and writes its names by itself."""
+    """Put a file or a folder's names on the disk; Windows opens no folder, and no file to read alone, for this."""
     if os.name == "nt" and path.is_dir():
         return
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -1,5 +1,6 @@
 """Where the network runs: device, precision, threads, and the other processes, through Accelerate."""
 
+import errno
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -80,6 +81,15 @@ class Machine:
         where = torch.cuda.get_device_name(self.device) if on_gpu else f"CPU, {numbered(self.threads, 'thread')}"
         ranks = f", process {self.rank} of {self.world_size}" if self.world_size > 1 else ""
         return f"{where}, {self.precision}{ranks}"
+
+
+def memory_told(error: BaseException) -> str | None:
+    """That the system, or the GPU, gives no more memory, where the error says so."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return "the GPU has no more memory"
+    of_system = isinstance(error, OSError) and error.errno == errno.ENOMEM
+    of_torch = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    return "the system gives no more memory" if of_system or of_torch or isinstance(error, MemoryError) else None
 
 
 def connect(options: EngineOptions, *, alone: bool = False) -> Machine:

@@ -20,7 +20,6 @@ from kitune.data.encode import Encoded
 from kitune.data.table import Rows
 from kitune.errors import UserError
 from kitune.metrics import Metrics, better, standard_error
-from kitune.model.losses import target_weight_sum
 from kitune.training.devices import Machine
 from kitune.training.journal import Journal
 from kitune.training.optimizer import FlatAdamW
@@ -105,7 +104,8 @@ class Training:
 
     Attributes:
         loss: (logits, labels, weights) -> sum over rows.
-        class_weights: (classes,) or None; part of the loss's denominator.
+        mean_weight: of train's rows, with their classes' weights. An update's loss is divided by it times its rows, and not by
+            their own weights: so a light row counts little also among light ones.
         valid_rows: that the weights are chosen on.
     """
 
@@ -114,7 +114,7 @@ class Training:
     train: Encoded
     epochs: Epochs
     loss: Callable[[Tensor, Tensor, Tensor | None], Tensor]
-    class_weights: Tensor | None
+    mean_weight: float
     options: TrainOptions
     machine: Machine
     pad_id: int
@@ -216,7 +216,7 @@ def update(training: Training, state: State, rows: Rows, *, asked_to_end: bool =
     if machine.world_size > 1:
         optimizer.gather_gradient()
         optimizer.exchanged.copy_(machine.sum_over_ranks(optimizer.exchanged))
-    denominator = weight_of(training, rows)
+    denominator = len(rows) * training.mean_weight
     divisor = denominator * (state.loss_scale if machine.precision == "fp16" else 1.0)
     scale = 1.0 / divisor if divisor else 1.0  # an update whose rows all weigh nothing has no gradient to divide
     loss_sum = float(optimizer.loss)
@@ -281,17 +281,6 @@ def advance(training: Training, state: State, rows: Rows, loss: float, gradient_
 def dropout_seed(seed: int, step: int, rank: int, micro_batch: int) -> int:
     """A seed of its own for each forward pass; the layers draw from it in their order."""
     return int(np.random.SeedSequence([seed, step, rank, micro_batch]).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-def weight_of(training: Training, rows: Rows) -> float:
-    """The denominator of an update's loss: known to every process without a word, as each has all labels."""
-    train = training.train
-    if train.weights is None and training.class_weights is None:
-        return float(len(rows))
-    assert train.labels is not None
-    weights = None if train.weights is None else torch.from_numpy(train.weights[rows])
-    classes = None if training.class_weights is None else training.class_weights.cpu()
-    return target_weight_sum(torch.from_numpy(train.labels[rows]), weights, classes)
 
 
 def evaluated(training: Training, state: State, metrics: Metrics, epoch: int, *, ends: bool) -> bool:

@@ -13,6 +13,7 @@ from kitune.data.encode import Encoded
 from kitune.data.table import Rows
 from kitune.findings import Finding
 from kitune.model.kernels import processor
+from kitune.model.vocabulary import tables_in_use
 from kitune.training.journal import resident_mb
 from kitune.training.loop import State, Training, add_gradients
 
@@ -49,11 +50,14 @@ def estimate(training: Training, evaluated: dict[str, Encoded], engine: EngineOp
     scored = {part: float(encoded.lengths.sum()) for part, encoded in evaluated.items()}
     forward = FORWARD_SHARE * costs.token
     seconds = epochs.count * (of_epoch + forward * scored.get("valid", 0.0)) + forward * sum(scored.values())
-    weights = sum(parameter.numel() for parameter in training.network.parameters()) * 4
-    disk = 2 * weights + engine.keep_checkpoints * 3 * weights
+    # Of embeddings that are not in use no moments are kept.
+    unused = 4 * sum(table.original.numel() for table in tables_in_use(training.network).values())
+    weights = 4 * sum(parameter.numel() for parameter in training.network.parameters())
+    disk = 2 * (weights + unused) + engine.keep_checkpoints * (3 * weights + unused)
     less = ", or less where patience ends it" if training.options.patience else ""
     says = f"about {in_time(seconds)}{less} ({in_time(of_epoch)} an epoch)"
-    says += f"; {resident_mb() / 1000:.1f} GB of memory, {disk / 1e9:.1f} GB of disk"
+    memory = f"{resident_mb() * 2**20 / 1e9:.1f} GB of memory, " if resident_mb() else ""  # not every system says it
+    says += f"; {memory}{disk / 1e9:.1f} GB of disk"
     return Finding("estimate", says, "--limit makes a trial run")
 
 

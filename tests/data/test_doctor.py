@@ -16,6 +16,7 @@ from kitune.data.mojibake import misread
 from kitune.data.near import near_duplicates, resemblance
 from kitune.data.read import read_table
 from kitune.diagnosis import diagnose
+from kitune.errors import UserError
 from kitune.findings import CODES, Finding
 from tests.conftest import WORDS
 
@@ -519,3 +520,39 @@ def test_resembling_texts_are_found_as_by_comparing_all_pairs() -> None:
         }
         assert pair or found <= near
         assert len(near - found) <= (0.1 if pair else 0.02) * len(near)
+
+
+def test_texts_of_test_that_choose_the_weights_are_told(tmp_path: Path, tiny_model: Path) -> None:
+    planting = Planting(3)
+    test = planting.rows(20)
+    test[4]["text"] = planting.parts["valid"][7]["text"]
+    files = {}
+    for part, rows in {**planting.parts, "test": test}.items():
+        files[part] = str(tmp_path / f"{part}.csv")
+        with open(files[part], "w", newline="") as file:
+            writer = csv.DictWriter(file, ["text", "label"])
+            writer.writeheader()
+            writer.writerows(rows)
+    options = with_values(RunOptions(), {"model": str(tiny_model), "data.text": ("text",), "data.label": "label"})
+    found = [one for one in diagnose(options, files) if one.code == "leak"]
+    assert [(one.part, one.lines) for one in found] == [("test", (6,))]
+    assert "in valid too" in found[0].says
+
+
+def test_a_line_that_moved_is_named_where_it_stands_now(tmp_path: Path, tiny_model: Path) -> None:
+    lines = ["text,label", *(f"{row['text']},{row['label']}" for row in Planting(4).rows(60))]
+    lines += [lines[7]]
+    options = with_values(RunOptions(), {"model": str(tiny_model), "data.text": ("text",), "data.label": "label"})
+    seen = []
+    for begin in (lines[:1], [lines[0], ""]):  # an empty line is no row, and moves those below it
+        (tmp_path / "rows.csv").write_text("\n".join([*begin, *lines[1:]]) + "\n")
+        found = diagnose(options, {"train": str(tmp_path / "rows.csv")})
+        seen.append(next(one.lines for one in found if one.code == "duplicates"))
+    assert seen == [(62,), (63,)]
+
+
+def test_a_regression_without_a_number_ends_in_a_sentence(tmp_path: Path, tiny_model: Path) -> None:
+    (tmp_path / "rows.csv").write_text("text,score\n" + "good,\n" * 5)
+    told = {"model": str(tiny_model), "task": "regression", "data.text": ("text",), "data.label": "score"}
+    with pytest.raises(UserError, match=r"rows\.csv: no row of the train part has a label"):
+        diagnose(with_values(RunOptions(), told), {"train": str(tmp_path / "rows.csv")})

@@ -225,10 +225,12 @@ def test_row_weights_are_numbers_of_zero_or_more() -> None:
 def test_validation_rows_may_say_the_same_labels_otherwise() -> None:
     train, valid = labelled(["0", "1"] * 10), labelled(["no", "yes"] * 3)
     told = with_values(RunOptions(), {"data.labels": ("no", "yes"), "data.text": ("text",), "data.label": "label"})
-    read_parts(told, {"train": train, "valid": valid})
+    parts, _ = read_parts(told, {"train": train, "valid": valid})
+    assert parts.labels("valid").tolist() == [0, 1] * 3
     many = with_values(RunOptions(), {"data.text": ("text",), "data.label": "label", "task": "multi-label"})
     one, two = labelled(["a, b|c", "c|a, b", "c"] * 5), labelled(["a, b", "c"])
-    read_parts(with_values(many, {"data.label_separator": "|"}), {"train": one, "valid": two})
+    parts, _ = read_parts(with_values(many, {"data.label_separator": "|"}), {"train": one, "valid": two})
+    assert parts.labels("valid").sum() == 2
     for seed in range(5):  # one that was cut from train has what it has
         rare = labelled([f"l{i}" for i in range(20)] * 2 + ["l0"] * 20)
         read_parts(

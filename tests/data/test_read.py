@@ -367,3 +367,24 @@ def test_a_stream_may_be_a_text_a_line() -> None:
 def test_a_stream_of_bare_lines_is_no_stream_of_pairs() -> None:
     with pytest.raises(UserError, match=r"this run reads pairs(.|\n)*send JSON lines with a and b"):
         read_stream(io.BytesIO(b"one\ntwo\n"), ["a", "b"])
+
+
+def test_a_long_line_of_standard_input_is_a_text() -> None:
+    long = "word " * 40_000
+    table = read_stream(io.BytesIO(f"{long}\nshort\n".encode()), ("text",))
+    assert table.texts("text") == [long, "short"]
+
+
+def test_an_encoding_that_wants_a_mark_and_a_codec_that_is_none_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_bytes("text,label\ngut,1\n".encode("utf-16-le"))
+    with pytest.raises(UserError, match=r"--set data\.encoding=utf-16-le, or utf-16-be"):
+        read_table(tmp_path / "rows.csv", layout=Layout(encoding="utf-16"))
+    with pytest.raises(UserError, match="'hex' is no encoding"):
+        read_table(tmp_path / "rows.csv", layout=Layout(encoding="hex"))
+
+
+def test_a_label_may_be_parted_from_its_text_by_a_tab(tmp_path: Path) -> None:
+    (tmp_path / "rows.txt").write_text("__label__pos\tgreat  film\n__label__neg  __label__short\tdull\n")
+    table = read_table(tmp_path / "rows.txt")
+    assert table.values("label") == ["pos", "neg|short"]
+    assert table.texts("text") == ["great  film", "dull"]

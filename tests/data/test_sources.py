@@ -1,5 +1,6 @@
 """Folders, saved data sets and dicts: their parts by name."""
 
+import gzip
 import json
 import re
 from pathlib import Path
@@ -40,6 +41,13 @@ def test_a_part_in_several_files_is_read_in_their_order(tmp_path: Path) -> None:
     for i in (2, 0, 1):
         pq.write_table(pa.Table.from_pylist(ROWS[i * 5 : i * 5 + 5]), tmp_path / f"train-0000{i}-of-00003.parquet")
     assert read_table(parts_in(tmp_path)["train"]).data.to_pylist() == ROWS[:15]
+
+
+def test_the_parts_of_a_part_may_be_packed(tmp_path: Path) -> None:
+    for i in (1, 0):
+        lines = "".join(json.dumps(row) + "\n" for row in ROWS[i * 5 : i * 5 + 5])
+        (tmp_path / f"train-0000{i}-of-00002.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    assert read_table(parts_in(tmp_path)["train"]).data.to_pylist() == ROWS[:10]
 
 
 def test_two_files_of_one_part_are_refused(tmp_path: Path) -> None:
@@ -101,3 +109,19 @@ def test_the_order_of_class_labels_is_kept(tmp_path: Path) -> None:
     parts, _ = read_parts(RunOptions(), {"train": rows})
     assert parts.names == ("z", "m", "a")
     assert parts.labels("train").max() == 2
+
+
+def test_what_one_shard_lacks_another_may_have(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "train-00000-of-00002.jsonl", [{"text": "a", "label": "x", "note": None}])
+    write_jsonl(tmp_path / "train-00001-of-00002.jsonl", [{"text": "b", "label": "y", "note": "seen"}])
+    assert read_table(parts_in(tmp_path)["train"]).values("note") == [None, "seen"]
+    write_jsonl(tmp_path / "train-00001-of-00002.jsonl", [{"text": "b", "label": "y"}])
+    with pytest.raises(UserError, match="only one of them has a column 'note'"):
+        read_table(parts_in(tmp_path)["train"])
+
+
+def test_a_part_that_an_option_names_is_not_left_out(tmp_path: Path) -> None:
+    train, valid = write_jsonl(tmp_path / "a.jsonl", ROWS), write_jsonl(tmp_path / "dev.jsonl", [{"text": "a"}])
+    options = with_values(RunOptions(), {"data.valid": str(valid), "data.text": ("text",), "data.label": "label"})
+    with pytest.raises(UserError, match="there is no column 'label'"):
+        read_parts(options, {"train": train})

@@ -302,7 +302,7 @@ def test_a_label_that_the_model_does_not_know_is_no_option_s_fault(
     assert renamed.evaluate(other, baselines=False).metrics == model.evaluate(made[:4], baselines=False).metrics
     assert set(renamed.predict(["good"]).labels) < {"NEG", "POS"}
     for wrong in (["NEG"], ["NEG", "NEG", "POS"]):
-        with pytest.raises(UserError, match="and the model answers no, yes"):
+        with pytest.raises(UserError, match=r"and the model answers no, yes|'NEG' stands there twice"):
             model.with_layout({"data.labels": wrong})
     with_baselines = renamed.evaluate(other * 5)
     assert set(with_baselines.baselines) == {"majority", "TF-IDF", "frozen probe"}
@@ -353,3 +353,46 @@ def test_baselines_are_learned_from_the_run_s_own_columns(run_of: Callable[..., 
     model = run_of("single-label").model
     found = model.with_layout({"data.text": ["comment"]}).evaluate(named, label="mood")
     assert found.as_json()["baselines"] == model.evaluate(made).as_json()["baselines"]
+
+
+def test_a_task_of_one_label_that_a_row_may_have_is_evaluated() -> None:
+    logits = np.asarray([[2.0], [-1.0], [0.5], [-3.0]], dtype=np.float32)
+    found = judged(
+        Answered("multi-label", logits, np.asarray([[1.0], [0.0], [0.0], [1.0]], np.float32), ("toxic",)), "rows"
+    )
+    assert found.confusion is not None
+    assert found.confusion.tolist() == [[[1, 1], [1, 1]]]
+    assert found.metrics["macro_f1"] == found.metrics["micro_f1"] == pytest.approx(0.5)
+
+
+def test_a_model_is_ahead_on_texts_that_are_new_to_it(run_of: Callable[..., kitune.Run], rows: Rows) -> None:
+    known, new = (
+        rows("single-label", 90)[:40],
+        [{**row, "text": f"{row['text']} again"} for row in rows("single-label", 30, seed=9)],
+    )
+    found = run_of("single-label").evaluate([*known, *new])
+    alone = run_of("single-label").evaluate(new)
+    assert found.new is not None
+    assert found.scores.rows == 70
+    assert all(one.rows == found.new.rows == 30 for one in found.baselines.values())
+    assert {name: gap for name, (gap, _) in found.ahead.items()} == pytest.approx(
+        {name: gap for name, (gap, _) in alone.ahead.items()}
+    )
+
+
+def test_rows_of_one_group_are_not_taken_for_independent_in_silence(
+    lively_model: Path, rows: Rows, tmp_path: Path
+) -> None:
+    made = [{**row, "customer": number // 2} for number, row in enumerate(rows("single-label", 40))]
+    options = OPTIONS | {"data.group": "customer", "train.epochs": 1}
+    run = kitune.train(made, model=str(lively_model), out=tmp_path / "run", text="text", label="label", options=options)
+    notes = run.evaluate(made, baselines=False).notes
+    assert "the rows are of 20 groups of 'customer': taken for independent, their intervals may be narrow" in notes
+
+
+def test_a_model_from_elsewhere_reads_both_texts_of_a_pair(run_of: Callable[..., kitune.Run], tmp_path: Path) -> None:
+    plain = shutil.copytree(run_of("single-label") / "best", tmp_path / "plain")
+    (plain / "run.yaml").unlink()
+    model = kitune.load(plain)
+    one, other = (model.predict([pair]).logits for pair in (("good film", "bad"), ("bad", "good film")))
+    assert not np.allclose(one, other, atol=1e-3)

@@ -220,3 +220,32 @@ def test_an_interval_that_would_take_too_long_is_not_there() -> None:
 
 def test_a_calibration_error_has_no_interval_because_resamples_inflate_it() -> None:
     assert intervals(measures(single(0, 100, 2))[-1]) == {}
+
+
+def test_a_resample_without_a_meaning_is_not_counted() -> None:
+    labels = np.zeros(100, dtype=np.int64)
+    labels[0] = 1  # a third of the resamples lack it
+    right = 5 * np.eye(2, dtype=np.float32)[labels]
+    found = {
+        name: value
+        for one in measures(Answered("single-label", right, labels, NAMES[:2]))
+        for name, value in intervals(one).items()
+    }
+    assert "mcc" not in found, "it is 1 on every resample that it has a meaning on"
+    assert found["accuracy"][1] == 1.0
+
+
+def test_a_mean_over_labels_of_a_row_each_has_no_interval() -> None:
+    labels = np.concatenate([np.zeros(80, dtype=np.int64), np.arange(1, 21)])
+    answers = np.tile(np.eye(21, dtype=np.float32)[0], (100, 1))
+    decisions = measures(Answered("single-label", answers, labels, tuple(f"label {i}" for i in range(21))))[0]
+    found = intervals(decisions)
+    assert "macro_f1" in decisions.names
+    assert "macro_f1" not in found, "resamples lack some of the labels that are always wrong"
+    assert found["accuracy"][0] < 0.8 < found["accuracy"][1]
+
+
+def test_sides_that_differ_alike_on_every_resample_have_no_interval() -> None:
+    right, wrong = right_or_wrong(np.ones(12, dtype=bool)), right_or_wrong(np.zeros(12, dtype=bool))
+    assert difference(right, wrong, "accuracy") is None
+    assert difference(right, right, "accuracy") is None

@@ -11,6 +11,7 @@ import pytest
 
 import kitune
 from kitune.errors import UserError
+from kitune.evaluate.own_metrics import beside, file_and_function, loaded
 
 Rows = Callable[..., list[dict[str, Any]]]
 QUICK: dict[str, Any] = {
@@ -419,3 +420,30 @@ def test_what_they_are_given_can_be_told_anew(tiny_model: Path, rows: Rows, tmp_
         compute_metrics=lambda told: {"l": told.losses.mean()},
     )
     assert found.metrics["l"] == pytest.approx(model.evaluate(valid, baselines=False).metrics["log_loss"], rel=1e-5)
+
+
+def test_what_else_a_script_is_and_imports_is_none_of_its_metrics(tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "def compute_metrics(told):\n    from halves import HALF\n    return {'half': HALF}\n"
+    )
+    (tmp_path / "halves.py").write_text("import quarters\n\nHALF = 2 * quarters.QUARTER\n")
+    (tmp_path / "quarters.py").write_text("QUARTER = 0.25\n")
+    (tmp_path / "script.py").write_text("import mine\n")
+    assert [file.name for file in beside(tmp_path / "mine.py")] == ["halves.py", "quarters.py"]
+    before = loaded(tmp_path / "mine.py", frozenset()).digest
+    (tmp_path / "script.py").write_text("import mine, json\n")
+    assert loaded(tmp_path / "mine.py", frozenset()).digest == before
+    (tmp_path / "quarters.py").write_text("QUARTER = 0.125\n")
+    assert loaded(tmp_path / "mine.py", frozenset()).digest != before
+
+
+@pytest.mark.parametrize(
+    ("told", "file", "function"),
+    [
+        ("mine.py", "mine.py", "compute_metrics"),
+        ("mine.py:f2", "mine.py", "f2"),
+        (r"C:\\x\\mine.py", r"C:\\x\\mine.py", "compute_metrics"),
+    ],
+)
+def test_a_file_may_be_followed_by_a_function(told: str, file: str, function: str) -> None:
+    assert file_and_function(told) == (Path(file), function)

@@ -53,7 +53,10 @@ class Named(TorchFunctionMode):
 
     MAKERS = (torch.zeros, torch.ones, torch.empty, torch.full, torch.arange, torch.tensor)
 
+    made = 0
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.made += func in self.MAKERS
         if func in self.MAKERS and "device" not in (kwargs or {}):
             caller = traceback.extract_stack()[-2]
             assert not Path(caller.filename).is_relative_to(Path(kitune.__file__).parent), f"{caller}"
@@ -64,8 +67,9 @@ class Named(TorchFunctionMode):
 def test_every_tensor_that_is_made_is_told_its_device(windows: bool) -> None:
     fast = unpadded(modern(local_attention=16) if windows else network_of("bert"))
     batch = batch_of(fast, 5, 45)
-    with Named():
+    with Named() as named:
         gradients(fast, batch)
+    assert named.made
 
 
 def assert_same(network: Any, fast: Any) -> None:

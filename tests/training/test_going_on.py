@@ -249,3 +249,31 @@ def test_evaluate_knows_how_the_labels_were_parted(tiny_model: Path, tmp_path: P
     options = OPTIONS | {"data.label_separator": "/"}
     kitune.train(data, model=str(tiny_model), task="multi-label", out=tmp_path / "run", options=options)
     assert "micro_f1" in kitune.load(tmp_path / "run").evaluate(data).metrics
+
+
+def test_rows_of_valid_that_came_from_python_are_given_again(
+    tiny_model: Path, data: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in data[:40]))
+    kitune.train(tmp_path / "rows.jsonl", valid=data[40:], model=tiny_model, out=tmp_path / "run", options=OPTIONS)
+    more = {"train.epochs": int(OPTIONS["train.epochs"]) + 1}
+    with pytest.raises(UserError, match=r"its valid rows came from Python[^$]*kitune.train\(valid=..., resume="):
+        kitune.train(resume=tmp_path / "run", options=more)
+    kitune.train(valid=data[40:], resume=tmp_path / "run", options=more)
+
+
+def test_what_a_refusal_prints_can_be_pasted(tiny_model: Path, data: list[dict[str, Any]], tmp_path: Path) -> None:
+    run = kitune.train(data[:40], valid=data[40:], model=tiny_model, out=tmp_path / "run", options=OPTIONS)
+    with pytest.raises(UserError, match=r"--set 'data.text=\[body\]'"):
+        resume(run.folder, data, text="body")
+    with pytest.raises(UserError, match=r"--set train\.clip=null"):
+        resume(run.folder, data, options={"train.clip": None})
+
+
+def test_hashes_that_were_cut_off_cost_an_evaluation_one_note_and_no_more(
+    tiny_model: Path, data: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    run = kitune.train(data[:40], valid=data[40:], model=tiny_model, out=tmp_path / "run", options=OPTIONS)
+    (run / "train_texts.npy").write_bytes(b"")
+    found = kitune.load(run).evaluate(data, baselines=False)
+    assert "which texts it was trained on is not known: scores on them say nothing about new ones" in found.notes

@@ -220,3 +220,33 @@ def test_the_probe_for_the_estimate_leaves_no_trace(
         found = json.loads((run.folder / "findings.json").read_text())
         assert ("estimate" in [finding["code"] for finding in found]) == (not allow)
     assert weights[0] == weights[1]
+
+
+def test_light_rows_count_little_among_light_rows_too(rows: Rows, lively_model: Path, tmp_path: Path) -> None:
+    data = rows("single-label", 20)
+    moved = {}
+    for name, weights in {"equal": [1.0] * 20, "light": [1.0] + [0.01] * 19}.items():
+        weighted = [{**row, "weight": weight} for row, weight in zip(data, weights, strict=True)]
+        options = SHORT | {"data.weight": "weight", "train.batch_rows": 1, "train.epochs": 1, "train.clip": None}
+        run = kitune.train(weighted, valid=data, model=str(lively_model), out=tmp_path / name, options=options)
+        moved[name] = [event["grad_norm"] for event in events(run.folder)]
+    assert sorted(moved["light"])[:19] < sorted(moved["equal"])[:19]
+    assert max(moved["light"]) > 50 * sorted(moved["light"])[10]
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), "the GPU has no more memory"),
+        (MemoryError(), "the system gives no more memory"),
+    ],
+)
+def test_memory_that_is_not_enough_ends_in_a_sentence(
+    rows: Rows, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+) -> None:
+    def fails(*told: Any, **named: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(loop, "update", fails)
+    with pytest.raises(UserError, match=f"{said}\n  fix: free some, then kitune train --resume"):
+        kitune.train(rows("single-label", 30), model=str(tiny_model), out=tmp_path / "run", options=SHORT)
