@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from kitune.config import DataOptions
 from kitune.data.table import Table
@@ -125,9 +126,7 @@ def guess_label(table: Table, taken: set[str]) -> str:
     for name in LABEL_NAMES:
         if name in by_name:
             return by_name[name]
-    repeats = {
-        name: len(set(map(str, table.values(name)))) for name in table.columns if name not in taken and name.strip()
-    }
+    repeats = {name: distinct(table, name) for name in table.columns if name not in taken and name.strip()}
     few = {name: count for name, count in repeats.items() if 1 < count <= max(2, min(200, len(table) // 4))}
     if len(few) != 1:
         raise UserError(
@@ -135,6 +134,13 @@ def guess_label(table: Table, taken: set[str]) -> str:
             fix="name it: --label COLUMN",
         )
     return next(iter(few))
+
+
+def distinct(table: Table, column: str) -> int:
+    """How many different values a column has; of strings without all of them as Python objects."""
+    if is_text(table, column):
+        return int(pc.count_distinct(table.data.column(column).cast(pa.large_string()), mode="all").as_py())
+    return len(set(map(str, table.values(column))))
 
 
 def guess_text(table: Table, taken: set[str | None]) -> tuple[str, ...]:
@@ -152,7 +158,8 @@ def guess_text(table: Table, taken: set[str | None]) -> tuple[str, ...]:
             f"{table.source}: no column holds text; there are {', '.join(table.columns[:12])}",
             fix="name it: --text COLUMN",
         )
-    return (max(free, key=lambda name: sum(map(len, table.texts(name)))),)
+    sizes = {name: pc.sum(pc.utf8_length(table.data.column(name).cast(pa.large_string()))) for name in free}
+    return (max(free, key=lambda name: sizes[name].as_py() or 0),)
 
 
 def is_text(table: Table, column: str) -> bool:

@@ -2,7 +2,7 @@
 
 import copy
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,8 @@ Head = Callable[[Matrix], Outputs]  # features -> (rows, outputs), as a network'
 
 STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0)
 MOST_ITERATIONS = 200
+# Labels x features beyond which a baseline would take minutes and gigabytes.
+MOST_COEFFICIENTS = 5e7
 # The outputs of a label that train does not hold, and of one that it holds in every row.
 NEVER, ALWAYS = -1e4, 1e4
 
@@ -36,19 +38,27 @@ def fit_head(
     Args:
         features, labels: of train and of valid.
         headline: the metric; None: the task's first.
+
+    Raises:
+        ValueError: there is too much to fit.
     """
+    if num_outputs * features[0].shape[1] > MOST_COEFFICIENTS:
+        raise ValueError(f"{num_outputs:,} labels of {features[0].shape[1]:,} features each would take minutes")
     name = headline or TASKS[task].headline[0]
-    found: list[tuple[float, Head, float, float]] = []
+    best: tuple[float, Head, float, float] | None = None
     for strength, head in zip(STRENGTHS, HEADS[task](features[0], labels[0], num_outputs), strict=True):
         outputs = head(features[1])
         threshold = best_threshold(outputs.astype(np.float32), labels[1]) if task == "multi-label" else 0.5
         told = {"threshold": threshold} if task == "multi-label" else {}
         value = TASKS[task].metrics(outputs, labels[1], **told)[name]
-        found.append((value if MORE_IS_BETTER[name] else -value, head, threshold, strength))
-    return max(found, key=lambda one: one[0])[1:]  # of equals the first: the least strength
+        value = value if MORE_IS_BETTER[name] else -value
+        if best is None or value > best[0]:  # of equals the first: the least strength
+            best = (value, head, threshold, strength)
+    assert best is not None
+    return best[1:]
 
 
-def logistic(features: Matrix, labels: Labels, num_outputs: int) -> list[Head]:
+def logistic(features: Matrix, labels: Labels, num_outputs: int) -> Iterator[Head]:
     """Multinomial logistic regressions, one for each strength (scikit-learn's C), each started where the last one ended."""
     from sklearn.linear_model import LogisticRegression
 
@@ -62,10 +72,11 @@ def logistic(features: Matrix, labels: Labels, num_outputs: int) -> list[Head]:
         outputs[:, fitted.classes_] = decision
         return outputs
 
-    return [bound(head, fitted(model.set_params(C=strength), features, labels)) for strength in STRENGTHS]
+    for strength in STRENGTHS:
+        yield bound(head, fitted(model.set_params(C=strength), features, labels))
 
 
-def one_against_rest(features: Matrix, labels: Labels, num_outputs: int) -> list[Head]:
+def one_against_rest(features: Matrix, labels: Labels, num_outputs: int) -> Iterator[Head]:
     """A logistic regression for each label, for each strength.
 
     Not scikit-learn's OneVsRestClassifier: it gives a label that no row of train has the output 0, a probability of a half.
@@ -83,26 +94,25 @@ def one_against_rest(features: Matrix, labels: Labels, num_outputs: int) -> list
             outputs[:, number] = one.decision_function(other)
         return outputs
 
-    return [
-        bound(
-            head,
-            {number: fitted(one.set_params(C=strength), features, gold[:, number]) for number, one in models.items()},
-        )
-        for strength in STRENGTHS
-    ]
+    for strength in STRENGTHS:
+        of_label = {
+            number: fitted(one.set_params(C=strength), features, gold[:, number]) for number, one in models.items()
+        }
+        yield bound(head, of_label)
 
 
-def ridge(features: Matrix, labels: Labels, num_outputs: int) -> list[Head]:
+def ridge(features: Matrix, labels: Labels, num_outputs: int) -> Iterator[Head]:
     """Ridge regressions; the strength is the inverse of alpha: more fits closer."""
     from sklearn.linear_model import Ridge
 
     def head(fitted: Any, other: Matrix) -> Outputs:
         return np.asarray(fitted.predict(other)).reshape(-1, 1)
 
-    return [bound(head, Ridge(alpha=1 / strength).fit(features, labels[:, 0])) for strength in STRENGTHS]
+    for strength in STRENGTHS:
+        yield bound(head, Ridge(alpha=1 / strength).fit(features, labels[:, 0]))
 
 
-HEADS: dict[TaskName, Callable[[Matrix, Labels, int], list[Head]]] = {
+HEADS: dict[TaskName, Callable[[Matrix, Labels, int], Iterator[Head]]] = {
     "single-label": logistic,
     "multi-label": one_against_rest,
     "regression": ridge,

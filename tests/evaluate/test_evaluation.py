@@ -15,6 +15,7 @@ from kitune.cli import main
 from kitune.data.long_texts import LongTexts
 from kitune.data.table import Table
 from kitune.errors import UserError
+from kitune.evaluate import linear
 from kitune.evaluate.baselines import SAMPLE_ROWS, writes_without_words
 from kitune.evaluate.evaluation import MOST_SLICES, judged, scores, slices_of
 from kitune.evaluate.measures import Answered
@@ -396,3 +397,19 @@ def test_a_model_from_elsewhere_reads_both_texts_of_a_pair(run_of: Callable[...,
     model = kitune.load(plain)
     one, other = (model.predict([pair]).logits for pair in (("good film", "bad"), ("bad", "good film")))
     assert not np.allclose(one, other, atol=1e-3)
+
+
+def test_a_baseline_that_would_take_minutes_is_left_out_aloud(
+    run_of: Callable[..., kitune.Run], rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linear, "MOST_COEFFICIENTS", 70)  # two labels of the probe's 32 features, and not of all words
+    found = run_of("single-label").evaluate(rows("single-label", 30, seed=4))
+    assert set(found.baselines) == {"majority", "frozen probe"}
+    assert any(note.startswith("no TF-IDF: 2 labels of ") for note in found.notes)
+
+
+def test_a_label_that_every_row_of_train_has_is_always_answered() -> None:
+    labels = np.asarray([[1, 0], [1, 1]] * 10, dtype=np.float32)
+    features = np.random.default_rng(0).normal(size=(20, 3))
+    head, threshold, _ = linear.fit_head("multi-label", (features, features), (labels, labels), num_outputs=2)
+    assert ((head(features)[:, 0] > 1e3) & (threshold < 1)).all()
