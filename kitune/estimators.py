@@ -185,7 +185,7 @@ class TextClassifier(ClassifierMixin, TextEstimator):  # type: ignore[misc]
             y: (rows,) labels.
             sample_weight: (rows,) weight of each row in the loss, or None.
         """
-        columns, labels, weights = checked(X, y, sample_weight)
+        columns, labels, weights = rows_that_weigh(X, y, sample_weight)
         check_classification_targets(labels)
         if len(found := np.unique(labels)) < 2:
             raise ValueError(f"y has one class, {found.tolist()[0]!r}: there is nothing to tell apart")
@@ -221,7 +221,7 @@ class TextRegressor(RegressorMixin, TextEstimator):  # type: ignore[misc]
 
     def fit(self, X: Texts, y: Any, sample_weight: Any = None) -> "TextRegressor":
         """Train on texts and their numbers, (rows,); starts anew each time (see `TextClassifier.fit`)."""
-        columns, numbers, weights = checked(X, y, sample_weight)
+        columns, numbers, weights = rows_that_weigh(X, y, sample_weight)
         numbers = np.asarray(numbers, dtype=np.float64)
         if not np.isfinite(numbers).all():
             raise ValueError("Input y contains NaN or infinity.")
@@ -240,7 +240,9 @@ def seed_of(random_state: Any) -> int:
     return int(random_state.randint(2**31)) if hasattr(random_state, "randint") else int(random_state)
 
 
-def checked(X: Texts, y: Any, sample_weight: Any) -> tuple[list[list[str]], NDArray[Any], NDArray[np.float64] | None]:
+def rows_that_weigh(
+    X: Texts, y: Any, sample_weight: Any
+) -> tuple[list[list[str]], NDArray[Any], NDArray[np.float64] | None]:
     """The text columns, what is to be learned of them, and weights, without the rows that weigh nothing.
 
     Such a row is no row: held out, it would choose the best weights.

@@ -13,9 +13,8 @@ from numpy.typing import NDArray
 from kitune.answers import write_predictions
 from kitune.config import RunOptions, TaskName, load_yaml, with_values
 from kitune.data.encode import Encoded
-from kitune.data.parts import Parts, read_parts
+from kitune.data.parts import Parts, named_sources, read_parts
 from kitune.data.read import Source
-from kitune.data.sources import PARTS
 from kitune.data.table import Rows
 from kitune.diagnosis import examined
 from kitune.errors import UserError, command, numbered
@@ -32,7 +31,7 @@ from kitune.predict import Model, load
 from kitune.prepare import asked, encode_parts, expected, lengths_in, network_for, settle, training_for
 from kitune.resume import (
     not_finite,
-    noted,
+    note_resumption,
     refuse_changed_data,
     refuse_changed_metrics,
     refuse_changed_model,
@@ -57,6 +56,25 @@ from kitune.training.journal import Journal
 from kitune.training.loop import Interrupted, NotFinite, State, Training, fit
 
 LESS_MEMORY = "--set train.accumulation=2, a shorter data.max_length, or --set engine.gradient_checkpointing=true"
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every stage of one training looks at.
+
+    Attributes:
+        folder: of the run.
+        encoded: token ids, labels and weights of each part.
+        options: as resolved.
+        own: the user's metrics.
+    """
+
+    folder: Path
+    parts: Parts
+    encoded: Mapping[str, Encoded]
+    options: RunOptions
+    machine: Machine
+    own: OwnMetrics | None
 
 
 @dataclass(frozen=True)
@@ -204,11 +222,11 @@ def finetune(
         (folder / "findings.json").write_text(
             as_json([finding.as_json() for finding in findings + forecast]), encoding="utf-8"
         )
-    folder = Path(agree(machine, str(folder)))
-    with explained(folder, parts, resolved, machine):
-        state = learn(folder, parts, training, pretrained.tokenizer, encoded, resolved, own, record=None)
+    job = Job(Path(agree(machine, str(folder))), parts, encoded, resolved, machine, own)
+    with explained(job):
+        state = learn(job, training, pretrained.tokenizer, record=None)
         del training, pretrained
-        return finish(folder, parts, encoded, state, resolved, machine, own)
+        return finish(job, state)
 
 
 def go_on(
@@ -225,13 +243,13 @@ def go_on(
     own = own_metrics(options.train, compute_metrics)
     refuse_changed_metrics(folder, record, before, own)
     machine = connect(options.engine)
-    given = {part: sources.get(part, getattr(options.data, part)) for part in PARTS}
-    if given["train"] is None:
+    given = {part: source for part, source in named_sources(options, sources).items() if source is not None}
+    if "train" not in given:
         raise UserError(
             f"{folder}: its rows came from Python and are in no file",
             fix=f"resume there: kitune.train(data, resume={str(folder)!r})",
         )
-    parts, _ = read_parts(options, {part: source for part, source in given.items() if source is not None})
+    parts, _ = read_parts(options, given)
     if lacking := [part for part in record.get("given", ()) if part not in parts.given]:
         raise UserError(
             f"{folder}: its {lacking[0]} rows came from Python and are in no file",
@@ -242,20 +260,22 @@ def go_on(
     refuse_changed_model(folder, record, pretrained)
     encoded = encode_parts(parts, pretrained, options, machine)
     training = training_for(parts, pretrained, encoded, options, machine)
-    with explained(folder, parts, options, machine):
-        state = learn(folder, parts, training, pretrained.tokenizer, encoded, options, own, record=record)
+    job = Job(folder, parts, encoded, options, machine, own)
+    with explained(job):
+        state = learn(job, training, pretrained.tokenizer, record=record)
         del training, pretrained
-        return finish(folder, parts, encoded, state, options, machine, own)
+        return finish(job, state)
 
 
 @contextmanager
-def explained(folder: Path, parts: Parts, options: RunOptions, machine: Machine) -> Iterator[None]:
+def explained(job: Job) -> Iterator[None]:
     """Nobody else works in the run's folder meanwhile, and what ends the work early ends it with a sentence."""
-    with only_one(folder) if machine.is_first else nullcontext():
+    folder = job.folder
+    with only_one(folder) if job.machine.is_first else nullcontext():
         try:
             yield
         except NotFinite as found:
-            raise not_finite(found, parts.tables["train"], folder, options) from None
+            raise not_finite(found, job.parts.tables["train"], folder, job.options) from None
         except Interrupted:
             raise KeyboardInterrupt(command("kitune", "train", "--resume", folder)) from None
         except (OSError, MemoryError, RuntimeError) as error:
@@ -267,47 +287,30 @@ def explained(folder: Path, parts: Parts, options: RunOptions, machine: Machine)
             raise no_room(folder, error.strerror or str(error)) from None
 
 
-def learn(
-    folder: Path,
-    parts: Parts,
-    training: Training,
-    tokenizer: Any,
-    encoded: Mapping[str, Encoded],
-    options: RunOptions,
-    own: OwnMetrics | None,
-    *,
-    record: dict[str, Any] | None,
-) -> State:
+def learn(job: Job, training: Training, tokenizer: Any, *, record: dict[str, Any] | None) -> State:
     """Fit from the start, or, where the `record` of an earlier start is given, from the newest whole checkpoint."""
-    network, optimizer, machine = training.network, training.optimizer, training.machine
+    folder, options, machine = job.folder, job.options, job.machine
+    network, optimizer = training.network, training.optimizer
     keeper = Keeper(folder, options, network, tokenizer, optimizer) if machine.is_first else None
     machine.meet()
     if record is None:
         state = State(peak=float(options.train.learning_rate), planned_epochs=training.epochs.count)
     else:
         state = restored(folder, training)
-        noted(folder, record, options, machine)
+        note_resumption(folder, record, options, machine)
     journal = Journal(folder, writes=machine.is_first, step=state.step)
     try:
         journal.write_log(state.log)
-        train_network(training, state, journal, keeper, parts, encoded, own)
+        train_network(job, training, state, journal, keeper)
     finally:
         journal.close()
     slow_down(network)  # so that what only learning needs can go before the best weights come
     return state
 
 
-def train_network(
-    training: Training,
-    state: State,
-    journal: Journal,
-    keeper: Keeper | None,
-    parts: Parts,
-    encoded: Mapping[str, Encoded],
-    own: OwnMetrics | None,
-) -> None:
+def train_network(job: Job, training: Training, state: State, journal: Journal, keeper: Keeper | None) -> None:
     """Fit, with the validation part scored and the state saved whenever the loop asks for it."""
-    machine, valid = training.machine, encoded["valid"]
+    machine, valid = job.machine, job.encoded["valid"]
     labels = valid.labels
     assert labels is not None
     latest: Metrics = {}
@@ -317,8 +320,8 @@ def train_network(
         journal.begin(epoch, "VALID", batches)
         logits = outputs(training.network, valid, pad_id=training.pad_id, machine=machine, advance=journal.advance)
         journal.end()
-        threshold = threshold_of(parts.task, logits, labels)
-        metrics = scored(parts, valid, logits, threshold, own, machine=machine, best=training.options.best_metric)
+        threshold = threshold_of(job.parts.task, logits, labels)
+        metrics = scored(job, "valid", logits, threshold, best=training.options.best_metric)
         latest.update(metrics, threshold=threshold)
         return metrics
 
@@ -337,16 +340,9 @@ def train_network(
             keeper.wait()
 
 
-def finish(
-    folder: Path,
-    parts: Parts,
-    encoded: Mapping[str, Encoded],
-    state: State,
-    options: RunOptions,
-    machine: Machine,
-    own: OwnMetrics | None,
-) -> Run:
+def finish(job: Job, state: State) -> Run:
     """Score the best weights on valid and, once, on test; write the predictions; say where everything is."""
+    folder, parts, encoded, machine = job.folder, job.parts, job.encoded, job.machine
     machine.meet()  # best/ is on the disk
     threshold = threshold_in(folder / "best")
     metrics: dict[str, Metrics] = {}
@@ -354,13 +350,13 @@ def finish(
     if machine.is_first:
         known.save(folder)
     # What is read here is what predict will say.
-    answering = load_to_answer(folder / "best", parts.task, parts.names, options.engine, machine)
+    answering = load_to_answer(folder / "best", parts.task, parts.names, job.options.engine, machine)
     pad_id = answering.tokenizer.pad_token_id or 0
     for part in ("valid", "test"):
         if part not in encoded:
             continue
         logits = outputs(answering.network, encoded[part], pad_id=pad_id, machine=machine)
-        metrics[part] = scored(parts, encoded[part], logits, threshold, own, machine=machine)
+        metrics[part] = scored(job, part, logits, threshold)
         if machine.is_first:
             answers = Predictions(logits, parts.names, parts.task, threshold)
             target = folder / "predictions" / f"{part}.parquet"
@@ -373,8 +369,7 @@ def finish(
             machine.say(f"  {chance}" + ("; these chose the weights" if part == "valid" else ""))
         new = known.new(parts.keys(part))
         if new is not None and len(new):
-            # Not the user's own metrics, which a handful of rows may be too few for.
-            metrics[f"{part}_new"] = scored(parts, encoded[part], logits, threshold, None, machine=machine, rows=new)
+            metrics[f"{part}_new"] = scored(job, part, logits, threshold, rows=new)
             line = table_line(metrics[f"{part}_new"], names)
             machine.say(f"  without the {numbered(len(logits) - len(new), 'row')} whose text is in train: {line}")
     if machine.is_first:
@@ -382,7 +377,7 @@ def finish(
     machine.say(
         f"the run is in {folder}; use it with {command('kitune', 'predict', folder, 'DATA', '--out', 'FILE.csv')}",
     )
-    return Run(folder, options, metrics)
+    return Run(folder, job.options, metrics)
 
 
 def texts_of(parts: Parts) -> KnownTexts:
@@ -393,36 +388,36 @@ def texts_of(parts: Parts) -> KnownTexts:
 
 
 def scored(
-    parts: Parts,
-    encoded: Encoded,
+    job: Job,
+    part: str,
     logits: NDArray[np.float32],
     threshold: float,
-    own: OwnMetrics | None,
     *,
-    machine: Machine,
     best: str | None = None,
     rows: Rows | None = None,
 ) -> Metrics:
-    """The loss, the task's metrics, and the user's own, of all rows or of some.
+    """The loss, the task's metrics, and the user's own, of a part.
 
     A function of the user's that fails is left out, aloud, so that nothing that was trained is lost.
 
     Args:
         best: the metric that chooses the weights: without it the training cannot go on.
+        rows: some of the part's, and not by the user's own metrics, which a handful may be too few for.
     """
+    encoded, task = job.encoded[part], job.parts.task
     labels = encoded.labels
     assert labels is not None
     if rows is not None:
-        logits, labels = logits[rows], labels[rows]
-    metrics = score(parts.task, logits, labels, threshold=threshold)
-    if own is None:
+        return score(task, logits[rows], labels[rows], threshold=threshold)
+    metrics = score(task, logits, labels, threshold=threshold)
+    if job.own is None:
         return metrics
     try:
-        return metrics | own(parts.task, logits, labels, lambda: filled_ids(encoded, rows))
+        return metrics | job.own(task, logits, labels, lambda: filled_ids(encoded))
     except UserError as error:
         if best is not None and best not in metrics:
             raise
-        machine.say(f"{error.problem}: left out")
+        job.machine.say(f"{error.problem}: left out")
         return metrics
 
 

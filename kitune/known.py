@@ -52,11 +52,11 @@ class KnownTexts:
 
 def known_texts(run: Path) -> KnownTexts | None:
     """What a run has noted; None where it did not, or not to the end."""
-    trained, choosing = noted(run / TRAINED), noted(run / CHOOSING)
+    trained, choosing = read_keys(run / TRAINED), read_keys(run / CHOOSING)
     return None if trained is None else KnownTexts(trained, trained[:0] if choosing is None else choosing)
 
 
-def noted(path: Path) -> Keys | None:
+def read_keys(path: Path) -> Keys | None:
     """The keys in a file; None where it is not there, or not whole."""
     try:
         keys: Keys = np.load(path, allow_pickle=False)

@@ -102,7 +102,7 @@ def differences(record: Mapping[str, Any], machine: Machine) -> list[str]:
     ]
 
 
-def noted(folder: Path, record: dict[str, Any], options: RunOptions, machine: Machine) -> None:
+def note_resumption(folder: Path, record: dict[str, Any], options: RunOptions, machine: Machine) -> None:
     """Say what differs, and put this resumption into record.json and its options into run.yaml."""
     changed = differences(record, machine)
     for sentence in changed:

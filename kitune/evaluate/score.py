@@ -1,9 +1,9 @@
 """Outputs of a network for every row, in input order, always."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import torch
@@ -28,6 +28,21 @@ MICRO_BATCH_TOKENS = 2_560
 ROW_STEP = 8
 # What a notebook shows of answers.
 SHOWN_ROWS, SHOWN_LABELS = 10, 10
+
+
+class Process(Protocol):
+    """One process among others, and where it computes."""
+
+    @property
+    def rank(self) -> int: ...
+
+    @property
+    def world_size(self) -> int: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def gather(self, values: Sequence[Any]) -> list[Any]: ...
 
 
 @dataclass(frozen=True)
@@ -87,7 +102,7 @@ def plan_prediction(lengths: NDArray[np.int64], *, begin: int = 0) -> list[Rows]
 
 
 def outputs(
-    network: nn.Module, encoded: Encoded, *, pad_id: int, machine: Any, advance: Callable[[], object] | None = None
+    network: nn.Module, encoded: Encoded, *, pad_id: int, machine: Process, advance: Callable[[], object] | None = None
 ) -> NDArray[np.float32]:
     """Logits of every row, (rows, outputs), in input order, on every process; of a row in windows, their mean.
 

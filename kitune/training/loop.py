@@ -181,14 +181,16 @@ def fit(
                 # Every process sees the sum, so that all of them end at the same boundary.
                 signalled = bool(training.optimizer.end_requests)
                 ends = state.step == epochs.ends[epoch]
-                improved = False
-                if ends or falls_due(options.evaluate_every, state.step):
+                scores, improved = ends or falls_due(options.evaluate_every, state.step), False
+                if scores:
                     improved = evaluated(training, state, evaluate(epoch), epoch, ends=ends)
                     training.network.train()
                     journal.say(progress_line(state, epoch, options))
+                due = ends or falls_due(options.checkpoint_every, state.step)
+                saves = due or improved or state.stopped or signalled
+                if scores or saves:
                     journal.write_log(state.log)
-                if ends or improved or state.stopped or signalled or falls_due(options.checkpoint_every, state.step):
-                    journal.write_log(state.log)
+                if saves:
                     save(state, improved)
                 if signalled:
                     raise Interrupted(f"step {state.step}")
