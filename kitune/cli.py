@@ -22,9 +22,9 @@ app = typer.Typer(
 # What a system says of a file or a folder that its user has to mend.
 REFUSALS = {
     getattr(errno, name)
-    for name in ("EACCES", "EPERM", "ENAMETOOLONG", "ENOSPC", "EDQUOT", "EROFS", "EISDIR", "ENOTDIR")
+    for name in ("EACCES", "EPERM", "ENAMETOOLONG", "EROFS", "EISDIR", "ENOTDIR")
     if hasattr(errno, name)  # not every system has all
-}
+} | NO_ROOM
 
 Data = Annotated[
     str, typer.Argument(metavar="DATA", help="A file, a folder with train, valid and test, or a hub name.")
@@ -337,6 +337,23 @@ def part(which: str) -> str:
     return which
 
 
+def refused(error: OSError | MemoryError | RuntimeError) -> UserError | None:
+    """What the system refused, in a sentence; None where the fault is ours."""
+    if "torch" in sys.modules or isinstance(error, MemoryError):
+        from kitune.training.devices import memory_told
+
+        if (told := memory_told(error)) is not None:
+            return UserError(told, fix="free some, or take fewer or shorter texts at a time")
+    if not isinstance(error, OSError) or error.errno not in REFUSALS:
+        return None
+    if error.filename is None:
+        if error.errno not in NO_ROOM:
+            return None
+        forget_output()
+    problem = f"{error.filename or 'the output'}: {error.strerror}"
+    return UserError(problem, fix="check the path, your rights there and the room on the disk")
+
+
 def forget_output() -> None:
     """What standard output could not take is lost; Python would complain once more when it flushes at exit."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -378,13 +395,9 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:
         forget_output()
         sys.exit(141)
-    except OSError as error:
-        if error.errno not in REFUSALS or (error.filename is None and error.errno not in NO_ROOM):
+    except (OSError, MemoryError, RuntimeError) as error:
+        if (said := refused(error)) is None:
             raise
-        if error.filename is None:
-            forget_output()
-        fix = "check the path, your rights there and the room on the disk"
-        problem = f"{error.filename or 'the output'}: {error.strerror}"
-        print(f"error: {UserError(problem, fix=fix)}", file=sys.stderr)
+        print(f"error: {said}", file=sys.stderr)
         sys.exit(2)
     sys.exit(0)

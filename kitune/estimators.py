@@ -81,11 +81,11 @@ class TextEstimator(BaseEstimator):  # type: ignore[misc]
             "train.seed": seed_of(self.random_state),
             "data.max_length": self.max_length,
         }
-        named |= {"data.valid_share": self.valid_share} if self.valid_share else {}
         options = dict(self.options or {})
-        for name in named.keys() & options.keys():
+        for name in sorted({"model", "data.valid_share", *named} & options.keys()):
             parameter = PARAMETERS.get(name, name.rpartition(".")[2])
             raise ValueError(f"options: {name} is the parameter {parameter}, which a search would set in vain")
+        named |= {"data.valid_share": self.valid_share} if self.valid_share else {}
         return {"engine.cache": False, **self._defaults, **named, **options}
 
     def _load(self, folder: str | Path) -> Model:
@@ -132,7 +132,7 @@ class TextEstimator(BaseEstimator):  # type: ignore[misc]
         columns, names = text_columns(X), column_names(X)
         if len(columns) != self.n_texts_in_:
             raise ValueError(f"X has {len(columns)} text columns, and the model was fitted on {self.n_texts_in_}")
-        if names and self._columns and names != self._columns:
+        if len(names) == 2 and getattr(self, "_columns", names) not in ([], names):
             raise ValueError(f"X has the columns {names}, and the model was fitted on {self._columns}, in this order")
         if self._loaded is None:
             with tempfile.TemporaryDirectory(prefix="kitune-model-") as place, quiet(True):

@@ -252,8 +252,8 @@ def go_on(
     parts, _ = read_parts(options, given)
     if lacking := [part for part in record.get("given", ()) if part not in parts.given]:
         raise UserError(
-            f"{folder}: its {lacking[0]} rows came from Python and are in no file",
-            fix=f"resume there: kitune.train({lacking[0]}=..., resume={str(folder)!r})",
+            f"{folder}: it was begun with {lacking[0]} rows, and none are given now",
+            fix=f"give them: --{lacking[0]} FILE, or in Python kitune.train({lacking[0]}=..., resume={str(folder)!r})",
         )
     refuse_changed_data(folder, record, parts)
     pretrained = network_for(parts)

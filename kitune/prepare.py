@@ -49,7 +49,10 @@ def asked(
         given: train, valid and test; None where there is none.
         model: a name, a path or a run.
     """
-    sources = {part: source for part, source in zip(PARTS, given, strict=True) if source is not None}
+    told = {part for part in PARTS if (options or {}).get(f"data.{part}") is not None}  # which counts more
+    sources = {
+        part: source for part, source in zip(PARTS, given, strict=True) if source is not None and part not in told
+    }
     named: dict[str, Any] = {
         "model": None if model is None else str(getattr(model, "folder", model)),
         "task": task,

@@ -193,7 +193,7 @@ def repeated(
     sources, changes = asked(given, **told)
     options = with_whole_paths(with_values(base, changes, where="--set"))
     if resume is not None:
-        refuse_changed_options(folder, base, options, free=FREE_OF_REPEATS)
+        refuse_changed_options(folder, with_whole_paths(base), options, free=FREE_OF_REPEATS)
     if kind == "folds" and (options.data.test is not None or "test" in sources):
         raise UserError("--folds scores every row of train; a test part has no place in it", fix="leave --test out")
     if not isinstance(wanted, int):
@@ -205,11 +205,14 @@ def repeated(
     fold_of = folds(parts, wanted) if isinstance(wanted, int) else None  # refused before there is a folder
     if resume is None:
         folder = begin(out, {kind: wanted, "data": fingerprints}, options)
-    elif changed := [part for part in fingerprints if before.data.get(part) != fingerprints[part]]:
-        raise UserError(
-            f"{folder}: the {changed[0]} rows are not those that it was begun with",
-            fix="put the old data back to go on, or start anew with another --out",
-        )
+    else:
+        for part in sorted(fingerprints.keys() | before.data.keys()):
+            if before.data.get(part) != fingerprints.get(part):
+                what = "are not those that it was begun with" if part in fingerprints else "are not given"
+                raise UserError(
+                    f"{folder}: the {part} rows {what}",
+                    fix="give the old data to go on, or start anew with another --out",
+                )
     try:
         if fold_of is not None:
             return over_folds(folder, parts, fold_of)

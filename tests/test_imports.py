@@ -31,7 +31,11 @@ def imports_of(path: Path) -> set[str]:
     """The parts of kitune that a module imports."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("kitune."):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            raise AssertionError(f"{path.name}: a relative import")
+        if isinstance(node, ast.ImportFrom) and node.module == "kitune":
+            found |= {alias.name for alias in node.names if alias.name in LEVEL}
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("kitune."):
             found.add(node.module.split(".")[1])
         elif isinstance(node, ast.Import):
             found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("kitune.")}

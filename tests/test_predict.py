@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -426,11 +427,14 @@ def test_a_lower_precision_gives_nearly_the_same_answers(
     trained: Callable[..., kitune.Run], asked: list[dict[str, Any]], precision: Any
 ) -> None:
     run = trained("single-label")
-    found = kitune.load(run.folder, precision=precision).predict(asked).probabilities
+    model = kitune.load(run.folder, precision=precision)
+    assert model.machine.precision == {"auto": "fp32", "bf16": "bf16"}[precision], "the run was trained in fp32"
+    found = model.predict(asked).probabilities
     expected = run.predict(asked).probabilities
     assert found is not None
     assert expected is not None
     np.testing.assert_allclose(found, expected, atol=0.05)
+    assert (precision == "auto") == np.array_equal(found, expected)
 
 
 def test_texts_may_come_as_any_list_or_column(trained: Callable[..., kitune.Run], rows: Rows) -> None:
@@ -587,7 +591,10 @@ def test_an_output_that_is_full_ends_in_a_sentence(
         for word in words
     ]
     with open("/dev/full", "w") as full:
-        done = subprocess.run([sys.executable, "-m", "kitune", *told], stdout=full, stderr=subprocess.PIPE, text=True)
+        done = subprocess.run(
+            [sys.executable, "-m", "kitune", *told], stdout=full, stderr=subprocess.PIPE, text=True,
+            env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
+        )  # fmt: skip
     assert done.returncode == 2
     assert "No space left on device" in done.stderr
     assert "Traceback" not in done.stderr
@@ -610,3 +617,5 @@ def test_a_model_computes_where_it_is_told_to(trained: Callable[..., kitune.Run]
 
 def test_all_public_names_can_be_completed() -> None:
     assert set(kitune.__all__) <= set(dir(kitune))
+    assert all(getattr(kitune, name) is not None for name in kitune.__all__)
+    assert set(kitune._HOMES) | {"__version__"} == set(kitune.__all__)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from kitune.cli import main
 from kitune.data.read import read_table
 from kitune.errors import UserError
 from kitune.repeat import cross_validate, logits_in, train_seeds
+from kitune.training import optimizer
 from tests.jsonl import write_rows
+from tests.training.runs import die, in_child
 
 Rows = Callable[..., list[dict[str, Any]]]
 QUICK: dict[str, Any] = {
@@ -329,3 +332,46 @@ def test_validation_rows_from_python_choose_in_every_fold(lively_model: Path, ro
     found = cross_validate(made[:30], valid=made[30:], folds=2, model=lively_model, out=tmp_path / "cv", options=QUICK)
     for name in found.names:
         assert pq.read_table(tmp_path / "cv" / name / "predictions" / "valid.parquet").num_rows == 10
+
+
+def test_rows_that_chose_the_weights_are_given_again_too(lively_model: Path, rows: Rows, tmp_path: Path) -> None:
+    made = rows("single-label", 40)
+    cross_validate(made[:30], valid=made[30:], folds=2, model=lively_model, out=tmp_path / "cv", options=QUICK)
+    (tmp_path / "cv" / "metrics.json").unlink()
+    with pytest.raises(UserError, match="the valid rows are not given"):
+        cross_validate(made[:30], resume=tmp_path / "cv")
+    cross_validate(made[:30], valid=made[30:], resume=tmp_path / "cv")
+
+
+def test_a_fold_that_was_cut_off_goes_on_and_seeds_do_too(lively_model: Path, rows: Rows, tmp_path: Path) -> None:
+    made = rows("single-label", 40)
+    told: dict[str, Any] = {"model": str(lively_model), "options": QUICK}
+    ways: list[tuple[str, Any, Any]] = [("folds", cross_validate, 3), ("seeds", train_seeds, [1, 2])]
+    for name, train_all, count in ways:
+        data: dict[str, Any] = {"test": made[30:]} if name == "seeds" else {}
+        train_all(made[:30], **{name: count}, **data, out=tmp_path / f"whole-{name}", **told)
+        begun = partial(train_all, made[:30], **{name: count}, **data, out=tmp_path / name, **told)
+        # The first training has 4 updates, so that the second one is killed in its middle.
+        assert in_child(killed_at_update(6, begun), log=tmp_path / "log") == -9, (tmp_path / "log").read_text()
+        train_all(made[:30], **data, resume=tmp_path / name)
+        file = {"folds": "out-of-fold.parquet", "seeds": "mean-answers.parquet"}[name]
+        assert pq.read_table(tmp_path / name / file).equals(pq.read_table(tmp_path / f"whole-{name}" / file))
+
+
+def killed_at_update(number: int, work: Callable[[], object]) -> Callable[[], object]:
+    """`work`, killed right after so many updates of all its trainings together."""
+
+    def patched() -> None:
+        step, done = optimizer.FlatAdamW.step, 0
+
+        def step_and_die(self: Any, learning_rate: float, *, scale: float = 1.0) -> None:
+            nonlocal done
+            step(self, learning_rate, scale=scale)
+            done += 1
+            if done == number:
+                die()
+
+        optimizer.FlatAdamW.step = step_and_die  # type: ignore[method-assign]
+        work()
+
+    return patched

@@ -17,7 +17,15 @@ import pyarrow as pa
 
 from kitune.config import Layout
 from kitune.data.conll import read_conll
-from kitune.data.delimited import EXCEL_SEP, delimited_rows, fields_of, first_lines, read_delimited, shown_delimiter
+from kitune.data.delimited import (
+    EXCEL_SEP,
+    FIRST_LINES,
+    delimited_rows,
+    fields_of,
+    first_lines,
+    read_delimited,
+    shown_delimiter,
+)
 from kitune.data.encoding import by_characters, by_first_bytes, is_utf8
 from kitune.data.excel import read_excel
 from kitune.data.files import UTF8, File, in_utf8, is_remote, opened, spooled
@@ -190,9 +198,14 @@ def in_its_encoding(file: File, layout: Layout, reader: "Reader", otherwise: str
         except UnicodeDecodeError as error:
             failed = failed or not_encoded(file, encoding, error)
             continue
-        except UnicodeError:  # Python's own way with UTF-16 whose bytes come in no order that is told
-            fix = f"--set data.encoding={encoding}-le, or {encoding}-be"
-            raise UserError(f"{file.name}: {encoding} wants a byte order mark, and there is none", fix=fix) from None
+        except UnicodeError as error:
+            name, fix = codecs.lookup(encoding).name, "name another one: --set data.encoding="
+            if name in ("utf-16", "utf-32"):  # whose bytes come in an order that nothing tells
+                raise UserError(
+                    f"{file.name}: {name} wants a byte order mark, and there is none",
+                    fix=f"--set data.encoding={name}-le, or {name}-be",
+                ) from None
+            raise UserError(f"{file.name}: not {encoding.upper()}: {error}", fix=fix) from None
         return replace(table, notes=(*encoding_notes(file, encoding, layout.encoding), *table.notes))
     assert failed is not None
     raise failed
@@ -260,7 +273,7 @@ def not_encoded(file: File, encoding: str, error: UnicodeDecodeError) -> UserErr
 def read_text(file: File, layout: Layout) -> Table:
     """A .txt file: TSV where tabs cut its first lines into equal rows, a label and a text a line, or a text a line."""
     lines = first_lines(file)
-    if layout.label_first or (lines and all(LABELLED.match(line) for line in lines if line.strip())):
+    if layout.label_first or (lines and all(LABELLED.match(line) for line in lines[:FIRST_LINES] if line.strip())):
         with file.text() as whole:
             return replace(
                 labelled_lines(whole, file.name),

@@ -38,9 +38,7 @@ def row_writer(out: Path | None, encoding: str = "utf-8") -> Iterator[Write]:
     Without `out` they go to standard output as CSV. In `utf-8-sig` Excel opens a CSV as what it is.
     """
     if out is None:
-        with room_for("standard output"):
-            yield delimited_rows_to(sys.stdout, ",")
-            sys.stdout.flush()
+        yield delimited_rows_to(sys.stdout, ",")
         return
     staging = out.with_name(f".{out.name}.part")
     try:

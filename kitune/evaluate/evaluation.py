@@ -163,7 +163,12 @@ class Evaluation(Shown):
                 for column, of in self.slices.items()
             }
         said["baselines"] = {
-            name: {**one.as_json(), "ahead": without_nan(self.ahead[name][0]), "ahead_interval": self.ahead[name][1]}
+            name: {
+                "rows": one.rows,
+                **one.as_json(),
+                "ahead": without_nan(self.ahead[name][0]),
+                "ahead_interval": self.ahead[name][1],
+            }
             for name, one in self.baselines.items()
         }
         return said | {"notes": list(self.notes)}
@@ -275,10 +280,11 @@ def dependence(table: Table, group: str | None) -> str | None:
     """That rows of one group are not independent, which the intervals take them for; None where each row is its own."""
     if group is None or group not in table.columns:
         return None
-    groups = len(set(table.values(group)))
-    if groups == len(table):
+    filled = [value for value in table.values(group) if value not in (None, "")]  # a row of no group is its own
+    if len(set(filled)) == len(filled):
         return None
-    return f"the rows are of {numbered(groups, 'group')} of {group!r}: taken for independent, their intervals may be narrow"
+    several = f"{numbered(len(filled), 'row')} are of {numbered(len(set(filled)), 'group')} of {group!r}"
+    return f"{several}: taken for independent, their intervals may be narrow"
 
 
 def quarter(number: float, cuts: NDArray[np.float64]) -> str:

@@ -151,7 +151,7 @@ def loaded(asked: MetricsFunction | str | Path, wanted: frozenset[str]) -> OwnMe
 def file_and_function(told: str) -> tuple[Path, str]:
     """The parts of `FILE.py:NAME`; the name may be missing, and Windows has drives with a colon."""
     name, colon, function = told.rpartition(":")
-    return (Path(name), function) if colon and function.isidentifier() else (Path(told), FUNCTION)
+    return (Path(name), function or FUNCTION) if colon and Path(name).suffix else (Path(told), FUNCTION)
 
 
 def beside(path: Path) -> list[Path]:
@@ -161,7 +161,11 @@ def beside(path: Path) -> list[Path]:
     """
     found, waiting = [path], [path]
     while waiting:
-        for node in ast.walk(ast.parse(waiting.pop().read_bytes())):
+        try:
+            tree = ast.parse(waiting.pop().read_bytes())
+        except (SyntaxError, ValueError):  # compiled, or never imported in earnest
+            continue
+        for node in ast.walk(tree):
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
             files = [path.with_name(f"{name.partition('.')[0]}.py") for name in names]

@@ -24,6 +24,8 @@ from kitune.model.heads import map_head, start_at_priors
 from kitune.model.starter import starter_folder
 from kitune.tasks import TASKS
 
+# How a folder of a run is called while another takes its place.
+PUT_ASIDE = ".staging-old-"
 WEIGHT_FILES = ("model.safetensors", "model.safetensors.index.json")
 # What a model needs besides its weights; on the hub only these are fetched.
 SMALL_FILES = ("*.json", "*.txt", "*.model", "*.jinja")
@@ -108,7 +110,8 @@ def model_folder(name: str, revision: str | None = None, *, which: str = "best")
         return starter_folder()
     path = Path(name)
     if path.is_dir():
-        for folder in (path, path / which):
+        # Where folders cannot change places, a crash may have left one of them aside.
+        for folder in (path, path / which, path / f"{PUT_ASIDE}{which}"):
             if (folder / "config.json").exists():
                 return folder
         if (path / "repeats.json").exists():
@@ -191,6 +194,9 @@ def with_safetensors(folder: Path) -> tuple[Path, str | None]:
     old = folder / "pytorch_model.bin"
     if not old.exists():
         raise UserError(f"{folder}: no model.safetensors and no pytorch_model.bin", fix="download the model again")
+    if (folder / "run.yaml").exists():
+        fix = "somebody has put it there: take the weights from the run's last checkpoint, or train it again"
+        raise UserError(f"{old}: kitune writes no pickles, and reads none in a run", fix=fix)
     status = old.stat()
     key = content_key(str(old.resolve()), str(status.st_size), str(status.st_mtime_ns))
     target = cache_folder() / "converted" / key

@@ -47,7 +47,7 @@ def squared_error_sum(logits: Tensor, labels: Tensor, weights: Tensor | None = N
 
 
 def target_weight_sum(labels: Tensor, weights: Tensor | None, class_weights: Tensor | None) -> float:
-    """The denominator of a loss: the rows' weights, times their classes' in a single-label task."""
+    """The rows' weights together, times their classes' in a single-label task."""
     each = torch.ones(len(labels)) if weights is None else weights
     if class_weights is not None:
         each = each * class_weights[labels]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kitune.errors import UserError, command
+from kitune.model.encoder import PUT_ASIDE
 from kitune.training.direct import blocks
 
 MANIFEST = "manifest.json"
@@ -63,7 +64,7 @@ def move_in(staging: Path, target: Path) -> None:
     if not target.exists():
         staging.rename(target)
     elif not exchange(staging, target):
-        away = target.with_name(STAGING + "old-" + target.name)
+        away = target.with_name(PUT_ASIDE + target.name)
         shutil.rmtree(away, ignore_errors=True)
         target.rename(away)
         staging.rename(target)
@@ -172,7 +173,7 @@ def set_aside(checkpoints: Path, step: int) -> None:
 def drop_old(checkpoints: Path, keep: int) -> None:
     """Delete all but the newest; renamed first, so that half a deletion never looks like a damaged checkpoint."""
     for folder in newest_first(checkpoints)[keep:]:
-        away = folder.with_name(STAGING + "old-" + folder.name)
+        away = folder.with_name(PUT_ASIDE + folder.name)
         folder.rename(away)
         shutil.rmtree(away, ignore_errors=True)
 
@@ -181,12 +182,8 @@ def sweep(folder: Path) -> None:
     """Remove what an interrupted save has left, and bring back a folder that was moved away and not replaced."""
     for place in (folder, folder / "checkpoints"):
         for left in place.glob(STAGING + "*") if place.is_dir() else ():
-            original = place / left.name.removeprefix(STAGING).removeprefix("old-")
-            if (
-                left.name.startswith(STAGING + "old-")
-                and not original.exists()
-                and not original.name.startswith("step-")
-            ):
+            original = place / left.name.removeprefix(PUT_ASIDE).removeprefix(STAGING)
+            if left.name.startswith(PUT_ASIDE) and not original.exists() and not original.name.startswith("step-"):
                 left.rename(original)
             else:
                 shutil.rmtree(left, ignore_errors=True)

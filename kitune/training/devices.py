@@ -88,7 +88,7 @@ def memory_told(error: BaseException) -> str | None:
     if isinstance(error, torch.OutOfMemoryError):
         return "the GPU has no more memory"
     of_system = isinstance(error, OSError) and error.errno == errno.ENOMEM
-    of_torch = isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    of_torch = isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error)
     return "the system gives no more memory" if of_system or of_torch or isinstance(error, MemoryError) else None
 
 

@@ -220,7 +220,7 @@ def update(training: Training, state: State, rows: Rows, *, asked_to_end: bool =
         optimizer.exchanged.copy_(machine.sum_over_ranks(optimizer.exchanged))
     denominator = len(rows) * training.mean_weight
     divisor = denominator * (state.loss_scale if machine.precision == "fp16" else 1.0)
-    scale = 1.0 / divisor if divisor else 1.0  # an update whose rows all weigh nothing has no gradient to divide
+    scale = 1.0 / divisor if divisor else 1.0  # where all of train weighs nothing there is no gradient to divide
     loss_sum = float(optimizer.loss)
     gradient_norm = optimizer.gradient_norm() * scale
     rate = training.learning_rate(state)

@@ -51,7 +51,8 @@ def estimate(training: Training, evaluated: dict[str, Encoded], engine: EngineOp
     forward = FORWARD_SHARE * costs.token
     seconds = epochs.count * (of_epoch + forward * scored.get("valid", 0.0)) + forward * sum(scored.values())
     # Of embeddings that are not in use no moments are kept.
-    unused = 4 * sum(table.original.numel() for table in tables_in_use(training.network).values())
+    tables = tables_in_use(training.network).values()
+    unused = 4 * sum(table.original.numel() - table.weight.numel() for table in tables)
     weights = 4 * sum(parameter.numel() for parameter in training.network.parameters())
     disk = 2 * (weights + unused) + engine.keep_checkpoints * (3 * weights + unused)
     less = ", or less where patience ends it" if training.options.patience else ""

@@ -123,12 +123,13 @@ def test_a_damaged_cache_is_made_again(tokenizer: Any, rows: MakeRows, name: str
 
 def test_a_staging_folder_that_a_crash_left_behind_harms_nothing(tokenizer: Any, rows: MakeRows) -> None:
     table = read_table(rows("single-label", 10))
-    whole = encode(table, ["text"], tokenizer, max_length=32)
+    whole = encode(table, ["text"], tokenizer, max_length=32, cache=False)
+    encode(table, ["text"], tokenizer, max_length=32)
     (folder,) = (cache_folder() / "encoded").iterdir()
     folder.rename(folder.with_name(f".{folder.name}-half"))
     (folder.with_name(f".{folder.name}-half") / "ids.bin").write_bytes(b"torn")
-    assert same(encode(table, ["text"], tokenizer, max_length=32), encode(table, ["text"], tokenizer, max_length=32))
-    assert len(encode(table, ["text"], tokenizer, max_length=32)) == len(whole)
+    for _ in range(2):
+        assert same(encode(table, ["text"], tokenizer, max_length=32), whole)
 
 
 def trained(kind: str, texts: list[str]) -> Any:

@@ -4,14 +4,18 @@ import errno
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 import kitune
 from kitune.errors import UserError
+from kitune.model.encoder import PUT_ASIDE
 from kitune.training import checkpoint
 from tests.training.runs import SHORT, content, train
 
@@ -175,12 +179,16 @@ def test_a_disk_without_room_is_noticed_before_anything_is_written(tmp_path: Pat
         checkpoint.require_space(tmp_path, 2**60)
 
 
-def test_two_folders_change_places_and_at_no_instant_is_one_missing(tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux alone has RENAME_EXCHANGE")
+def test_two_folders_change_places_and_at_no_instant_is_one_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("new", "old"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "file").write_text(name)
+    monkeypatch.setattr(Path, "rename", lambda *told: pytest.fail("more than one step"))
     checkpoint.move_in(tmp_path / "new", tmp_path / "old")
-    assert (tmp_path / "old" / "file").read_text() == "new"
+    assert [(tmp_path / name / "file").read_text() for name in ("old", "new")] == ["new", "old"]
 
 
 def test_where_folders_cannot_change_places_one_is_put_aside_and_brought_back_after_a_crash(
@@ -199,10 +207,61 @@ def test_where_folders_cannot_change_places_one_is_put_aside_and_brought_back_af
     assert (tmp_path / "best" / "file").read_text() == "new"
 
 
-def test_only_the_newest_checkpoints_are_kept(run: Path) -> None:
-    assert sorted(folder.name for folder in (run / "checkpoints").iterdir()) == ["step-000005", "step-000010"]
+def test_a_folder_that_a_crash_has_left_aside_answers(run: Path, data: list[dict[str, Any]]) -> None:
+    before = kitune.load(run).predict(data).logits
+    (run / "best").rename(run / f"{PUT_ASIDE}best")
+    assert (kitune.load(run).predict(data).logits == before).all()
+
+
+def test_a_pickle_in_a_run_is_refused(run: Path) -> None:
+    torch.save(load_file(run / "best" / "model.safetensors"), run / "best" / "pytorch_model.bin")
+    (run / "best" / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"pytorch_model\.bin: kitune writes no pickles, and reads none in a run"):
+        kitune.load(run)
+
+
+def test_weights_that_are_the_same_are_on_the_disk_once(run: Path, whole: Path) -> None:
+    newest = whole / "checkpoints" / "step-000010" / "model.safetensors"
+    assert (whole / "last" / "model.safetensors").samefile(newest)
+
+
+def test_where_there_are_no_hard_links_weights_are_copied(
+    data: list[dict[str, Any]], whole: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*told: Any, **named: Any) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", none)
+    monkeypatch.setattr(Path, "hardlink_to", none)
+    train(tmp_path / "run", data, tiny_model, OPTIONS)()
+    newest = tmp_path / "run" / "checkpoints" / "step-000010" / "model.safetensors"
+    assert not (tmp_path / "run" / "last" / "model.safetensors").samefile(newest)
+    assert content(tmp_path / "run") == content(whole)
+
+
+def test_the_space_for_a_save_is_asked_for_before_it(
+    data: list[dict[str, Any]], whole: Path, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage, asked = shutil.disk_usage, []
+
+    def full(path: Any) -> Any:
+        asked.append(path)
+        return usage(path)._replace(free=0) if len(asked) == 2 else usage(path)
+
+    monkeypatch.setattr(shutil, "disk_usage", full)
+    with pytest.raises(UserError, match=r"saving failed: .* 0 MiB are free; the last whole checkpoint is step-000005"):
+        train(tmp_path / "run", data, tiny_model, OPTIONS)()
+    monkeypatch.undo()
+    assert not list((tmp_path / "run" / "checkpoints").glob(".*"))
+    resume(tmp_path / "run", data)
+    assert content(tmp_path / "run") == content(whole)
+
+
+def test_only_the_newest_checkpoints_are_kept(run: Path, data: list[dict[str, Any]]) -> None:
+    resume(run, data, train__epochs=3)
+    assert sorted(folder.name for folder in (run / "checkpoints").iterdir()) == ["step-000010", "step-000015"]
     checkpoint.drop_old(run / "checkpoints", 1)
-    assert [folder.name for folder in (run / "checkpoints").iterdir()] == ["step-000010"]
+    assert [folder.name for folder in (run / "checkpoints").iterdir()] == ["step-000015"]
 
 
 @pytest.fixture(autouse=True)

@@ -257,7 +257,7 @@ def test_rows_of_valid_that_came_from_python_are_given_again(
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in data[:40]))
     kitune.train(tmp_path / "rows.jsonl", valid=data[40:], model=tiny_model, out=tmp_path / "run", options=OPTIONS)
     more = {"train.epochs": int(OPTIONS["train.epochs"]) + 1}
-    with pytest.raises(UserError, match=r"its valid rows came from Python[^$]*kitune.train\(valid=..., resume="):
+    with pytest.raises(UserError, match=r"it was begun with valid rows[^$]*kitune.train\(valid=..., resume="):
         kitune.train(resume=tmp_path / "run", options=more)
     kitune.train(valid=data[40:], resume=tmp_path / "run", options=more)
 

@@ -1,5 +1,7 @@
 """The loop itself: numbers that are none, early stopping, interruptions, options that reach the mathematics."""
 
+import errno
+import itertools
 import json
 import os
 import signal
@@ -7,13 +9,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import kitune
 from kitune.data.batches import BatchPlan, plan_epoch
 from kitune.errors import UserError
-from kitune.training import loop, optimizer
+from kitune.training import loop, optimizer, probe
 from tests.training.runs import SHORT, content, in_child, resume, train
 
 Rows = Callable[..., list[dict[str, Any]]]
@@ -97,7 +100,7 @@ def test_an_interrupted_run_saves_at_the_next_boundary_and_ends_where_an_unbroke
 
         def step_and_signal(self: optimizer.FlatAdamW, learning_rate: float, *, scale: float = 1.0) -> None:
             step(self, learning_rate, scale=scale)
-            if self.step_count == 4:
+            if self.step_count == 6:
                 os.kill(os.getpid(), number)
 
         optimizer.FlatAdamW.step = step_and_signal  # type: ignore[method-assign]
@@ -106,7 +109,8 @@ def test_an_interrupted_run_saves_at_the_next_boundary_and_ends_where_an_unbroke
 
     assert in_child(interrupted, log=tmp_path / "log") == 0, (tmp_path / "log").read_text()
     saved = sorted(folder.name for folder in (tmp_path / "run" / "checkpoints").iterdir())
-    assert saved[-1] in {"step-000004", "step-000005"}
+    assert saved[-1] == "step-000007", "the update that was under way, and no other"
+    assert events(tmp_path / "run")[-1]["step"] == 7
     assert in_child(resume(tmp_path / "run", data), log=tmp_path / "log") == 0
     assert content(tmp_path / "run") == content(tmp_path / "whole")
 
@@ -168,13 +172,32 @@ def test_lower_precisions_learn_too_and_keep_fp32_weights(
     }
 
 
-def test_gradient_checkpointing_changes_nothing_but_memory(rows: Rows, tiny_model: Path, tmp_path: Path) -> None:
+def test_gradient_checkpointing_changes_nothing_but_memory(
+    rows: Rows, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers.models.bert.modeling_bert import BertAttention
+
     data = rows("single-label", 50)
     options = OPTIONS | {"engine.plain": True}  # the packed path has other masks, and no checkpointing
     train(tmp_path / "plain", data, tiny_model, options)()
     train(tmp_path / "again", data, tiny_model, options | {"engine.gradient_checkpointing": True})()
     plain, again = events(tmp_path / "plain"), events(tmp_path / "again")
     assert [event["loss"] for event in again] == pytest.approx([event["loss"] for event in plain], rel=1e-6)
+    forwards: dict[bool, int] = {}
+    for checkpointing in (False, True):
+        calls: list[int] = []
+        original = BertAttention.forward
+
+        def counted(self: Any, *told: Any, original: Any = original, calls: list[int] = calls, **named: Any) -> Any:
+            calls.append(1)
+            return original(self, *told, **named)
+
+        monkeypatch.setattr(BertAttention, "forward", counted)
+        changes = {"engine.gradient_checkpointing": checkpointing, "train.epochs": 1}
+        train(tmp_path / f"counted-{checkpointing}", data, tiny_model, options | changes)()
+        monkeypatch.undo()
+        forwards[checkpointing] = len(calls)
+    assert forwards[True] == forwards[False] + 2 * 5, "two layers, once more in each of five updates"
 
 
 def test_label_smoothing_class_weights_and_row_weights_reach_the_loss(
@@ -223,15 +246,16 @@ def test_the_probe_for_the_estimate_leaves_no_trace(
 
 
 def test_light_rows_count_little_among_light_rows_too(rows: Rows, lively_model: Path, tmp_path: Path) -> None:
-    data = rows("single-label", 20)
-    moved = {}
-    for name, weights in {"equal": [1.0] * 20, "light": [1.0] + [0.01] * 19}.items():
-        weighted = [{**row, "weight": weight} for row, weight in zip(data, weights, strict=True)]
-        options = SHORT | {"data.weight": "weight", "train.batch_rows": 1, "train.epochs": 1, "train.clip": None}
-        run = kitune.train(weighted, valid=data, model=str(lively_model), out=tmp_path / name, options=options)
-        moved[name] = [event["grad_norm"] for event in events(run.folder)]
-    assert sorted(moved["light"])[:19] < sorted(moved["equal"])[:19]
-    assert max(moved["light"]) > 50 * sorted(moved["light"])[10]
+    """A row an update, and a rate at which the weights stay as they are: each gradient is the row's own."""
+    data, norms = rows("single-label", 20), {}
+    weights = {"equal": [1.0] * 20, "light": [1.0] + [0.01] * 19}
+    for name, of_rows in weights.items():
+        weighted = [{**row, "weight": weight} for row, weight in zip(data, of_rows, strict=True)]
+        changes = {"data.weight": "weight", "train.batch_rows": 1, "train.epochs": 1, "train.learning_rate": 1e-9}
+        run = kitune.train(weighted, valid=data, model=str(lively_model), out=tmp_path / name, options=SHORT | changes)
+        norms[name] = np.asarray([event["grad_norm"] for event in events(run.folder)])
+    found, mean = np.sort(norms["light"] / norms["equal"]), np.mean(weights["light"])
+    np.testing.assert_allclose(found, np.sort(weights["light"]) / mean, rtol=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -239,6 +263,8 @@ def test_light_rows_count_little_among_light_rows_too(rows: Rows, lively_model: 
     [
         (torch.OutOfMemoryError("CUDA out of memory"), "the GPU has no more memory"),
         (MemoryError(), "the system gives no more memory"),
+        (OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), "the system gives no more memory"),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "the system gives no more memory"),
     ],
 )
 def test_memory_that_is_not_enough_ends_in_a_sentence(
@@ -250,3 +276,84 @@ def test_memory_that_is_not_enough_ends_in_a_sentence(
     monkeypatch.setattr(loop, "update", fails)
     with pytest.raises(UserError, match=f"{said}\n  fix: free some, then kitune train --resume"):
         kitune.train(rows("single-label", 30), model=str(tiny_model), out=tmp_path / "run", options=SHORT)
+    monkeypatch.setattr(probe, "add_gradients", fails)
+    with pytest.raises(UserError, match=f"{said}, at the first updates\n  fix: free some, or --set"):
+        kitune.train(rows("single-label", 720), model=str(tiny_model), out=tmp_path / "other", options=SHORT)
+    assert not (tmp_path / "other").exists()
+
+
+def test_evaluations_and_checkpoints_come_when_they_are_asked_for(rows: Rows, tiny_model: Path, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(
+        "calls = []\n\n\ndef compute_metrics(told):\n    calls.append(1)\n    return {'worse': len(calls)}\n"
+    )
+    changes = {
+        "train.evaluate_every": 3, "train.checkpoint_every": 4, "engine.keep_checkpoints": 9, "engine.log_every": 3,
+        "train.compute_metrics": str(tmp_path / "mine.py"), "train.best_metric": "worse", "train.more_is_better": False,
+    }  # fmt: skip
+    train(tmp_path / "run", rows("single-label", 50), tiny_model, SHORT | changes)()
+    log = json.loads((tmp_path / "run" / "log.json").read_text())
+    assert [list(log[f"Epoch {epoch}"]["steps"]) for epoch in (0, 1)] == [["3"], ["6", "9"]]
+    saved = sorted(int(folder.name[5:]) for folder in (tmp_path / "run" / "checkpoints").iterdir())
+    assert saved == [3, 4, 5, 8, 10], "the first is the best, and the others are due"
+    assert [event["step"] for event in events(tmp_path / "run")] == [3, 6, 9]
+    best, last = (json.loads((tmp_path / "run" / part / "metrics.json").read_text()) for part in ("best", "last"))
+    assert (best["step"], last["step"]) == (3, 10)
+    run = kitune.load(tmp_path / "run"), kitune.load(tmp_path / "run", which="last")
+    one, other = (model.predict(["good film", "bad book"]).logits for model in run)
+    assert not (one == other).all()
+
+
+def test_every_forward_pass_draws_dropout_of_its_own(
+    rows: Rows, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = list(itertools.product(range(3), repeat=4))
+    assert len({loop.dropout_seed(*place) for place in places}) == len(places)
+    drawn, seeded = list[int](), torch.manual_seed
+
+    def noted(seed: int) -> torch.Generator:
+        drawn.append(seed)
+        return seeded(seed)
+
+    monkeypatch.setattr(torch, "manual_seed", noted)
+    options = SHORT | {"train.accumulation": 2, "doctor.allow": ["estimate"]}
+    train(tmp_path / "run", rows("single-label", 50), tiny_model, options)()
+    of_passes = [seed for seed in drawn if seed > 2**32]  # others seed the head
+    assert len(set(of_passes)) == len(of_passes) == 2 * 5 * 2
+
+
+def test_a_loss_scale_halves_where_gradients_overflow_and_doubles_where_they_do_not() -> None:
+    class Half:
+        machine = type("Machine", (), {"precision": "fp16"})
+
+    state, rows = loop.State(peak=1e-3, planned_epochs=1), np.arange(3)
+
+    def made(norm: float, loss: float = 0.5) -> bool:
+        return loop.advance(Half(), state, rows, loss, norm, 1e-3)  # type: ignore[arg-type]
+
+    assert made(1.0)
+    assert not made(float("inf"))
+    assert (state.loss_scale, state.good_updates) == (loop.FIRST_SCALE / 2, 0)
+    for _ in range(loop.GOOD_UPDATES):
+        assert made(1.0)
+    assert (state.loss_scale, state.good_updates) == (loop.FIRST_SCALE, 0)
+    state.loss_scale = loop.LEAST_SCALE
+    with pytest.raises(loop.NotFinite):
+        made(float("inf"))
+    state.loss_scale = loop.FIRST_SCALE
+    with pytest.raises(loop.NotFinite):
+        made(1.0, loss=float("nan"))
+
+
+def test_a_second_signal_ends_at_once() -> None:
+    with loop.boundary_signals() as received:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert received == [signal.SIGINT]
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_options_reach_the_schedule(rows: Rows, tiny_model: Path, tmp_path: Path) -> None:
+    changes = {"train.schedule": "cosine_with_min_lr", "train.schedule_options": {"min_lr_rate": 0.5}}
+    train(tmp_path / "run", rows("single-label", 50), tiny_model, SHORT | changes)()
+    rates = [event["lr"] for event in events(tmp_path / "run")]
+    assert 0.5 * SHORT["train.learning_rate"] <= rates[-1] < 0.6 * SHORT["train.learning_rate"]

@@ -1,4 +1,5 @@
 import copy
+import math
 from itertools import pairwise
 
 import pytest
@@ -6,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from kitune.config import TrainOptions
+from kitune.model.kernels import kernels
 from kitune.model.memory import ALIGNMENT_BYTES
 from kitune.training.optimizer import FlatAdamW
 
@@ -260,3 +262,21 @@ def test_the_norm_is_that_of_all_gradients_together() -> None:
     optimizer.zero_gradient()
     assert optimizer.gradient_norm() == 0
     assert optimizer.loss == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_gradient_that_is_no_number_is_seen_in_its_norm(dtype: torch.dtype, compiled: bool, value: float) -> None:
+    found = kernels() if compiled else None
+    if compiled and found is None:
+        pytest.skip("no compiler here")
+    network = small_network()
+    optimizer = FlatAdamW(network, OPTIONS, dtype=dtype, device=CPU, kernels=found)
+    optimizer.zero_gradient()
+    torch.autograd.backward(loss_of(network, 1))
+    assert math.isfinite(optimizer.gradient_norm())
+    for place in (0, 5, len(optimizer.gradient) - 1):
+        optimizer.gradient[place] = value
+        assert not math.isfinite(optimizer.gradient_norm())
+        optimizer.gradient[place] = 0.0

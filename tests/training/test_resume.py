@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -44,6 +45,7 @@ BASE: dict[str, Any] = {
     "engine.threads": 1,
 }
 ROWS = 50  # of which 40 to learn from
+NEEDS_TWO_CORES = pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core")
 # Enough for every file-system event of the first two saves.
 INSTANTS = 60
 
@@ -135,12 +137,16 @@ def test_a_run_killed_at_any_instant_of_its_saves_ends_where_an_unbroken_one_doe
         assert case.broken(f"any-instant-{instant}", partial(killed_in_save, instant)) == case.whole, instant
 
 
-def test_the_command_line_goes_on_after_a_real_kill(rows: Rows, tiny_model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("threads", "precision"), [(1, "fp32"), pytest.param(2, "bf16", marks=NEEDS_TWO_CORES)])
+def test_the_command_line_goes_on_after_a_real_kill(
+    rows: Rows, tiny_model: Path, tmp_path: Path, threads: int, precision: str
+) -> None:
     """Two real processes on a file: one killed from outside while it trains, one with --resume; against an unbroken third."""
     data = tmp_path / "rows.jsonl"
     data.write_text("".join(json.dumps(row) + "\n" for row in rows("single-label", 400)))
     kitune_train = [sys.executable, "-m", "kitune", "train"]
-    settings = [f"--set={name}={value}" for name, value in (BASE | {"train.epochs": 4}).items()]
+    changes = {"train.epochs": 8, "engine.threads": threads, "engine.precision": precision}
+    settings = [f"--set={name}={value}" for name, value in (BASE | changes).items()]
     new = [
         *kitune_train,
         str(data),
