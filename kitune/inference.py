@@ -1,7 +1,7 @@
 """Networks that only answer: in the machine's precision, on the fast path where there is one."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +26,21 @@ def load_to_answer(
 ) -> Pretrained:
     """The network of a folder where it computes, in the machine's precision and on the fast path where there is one."""
     pretrained = load_pretrained(folder, task, names)
-    set_to_answer(pretrained.network, engine, machine)
-    return pretrained
+    slower = set_to_answer(pretrained.network, engine, machine)
+    return pretrained if slower is None else replace(pretrained, said=(*pretrained.said, slower))
 
 
-def set_to_answer(network: Any, engine: EngineOptions, machine: Machine) -> None:
-    """Put a network that learns nothing where it computes."""
+def set_to_answer(network: Any, engine: EngineOptions, machine: Machine) -> str | None:
+    """Put a network that learns nothing where it computes; the reason where that is the slower path, as `speed_up` has it."""
     network.eval().requires_grad_(False)
     dtype = DTYPES[machine.precision]
     fast = kernels_for(engine, dtype=dtype, device=machine.device, threads=machine.threads)
     if fast is None:
         network.to(machine.device, dtype)
-    if speed_up(network, engine, kernels=fast, dtype=dtype, store=OwnWeights()) is not None:
+    slower = speed_up(network, engine, kernels=fast, dtype=dtype, store=OwnWeights())
+    if slower is not None:
         network.to(machine.device, dtype)
+    return slower
 
 
 @dataclass(frozen=True)

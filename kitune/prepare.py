@@ -190,7 +190,8 @@ def training_for(
         weights = class_weights(options.train.class_weights, train.labels.astype(np.int64), parts.names)
         of_classes = None if weights is None else torch.tensor(weights, device=machine.device)
         loss = partial(loss, class_weights=of_classes, label_smoothing=options.train.label_smoothing)
-    token_ids = [np.asarray(tokenizer.all_special_ids), *(part.input_ids for part in encoded.values())]
+    special = [*tokenizer.all_special_ids, tokenizer.pad_token_id or 0]  # 0 fills rows where there is no sign for it
+    token_ids = [np.asarray(special), *(part.input_ids for part in encoded.values())]
     require_rows(network, token_ids[1:])
     if not options.engine.plain:
         use_rows(network, token_ids)

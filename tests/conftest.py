@@ -1,8 +1,10 @@
 """A tiny real encoder, small real tables, and a home of their own for caches: no test needs a network."""
 
+import atexit
 import os
 import shutil
-from collections.abc import Callable, Iterator
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,21 @@ import pytest
 
 os.environ["TOKENIZERS_PARALLELISM"] = "false"  # runs are forked from a warmed process
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["NO_PROXY"] = "127.0.0.1,localhost"
+# Before anything that reads them is imported: caches in a folder of this session's own.
+HOME = tempfile.mkdtemp(prefix="kitune-tests-")
+os.environ["HF_HOME"] = HOME
+for name in ("HF_HUB_CACHE", "HF_DATASETS_CACHE", "HUGGINGFACE_HUB_CACHE"):
+    os.environ.pop(name, None)
+OWNER = os.getpid()
+
+
+@atexit.register
+def remove_home() -> None:
+    """Not by a forked child, which ends before the session does."""
+    if os.getpid() == OWNER:
+        shutil.rmtree(HOME, ignore_errors=True)
+
 
 WORDS = [
     "the",
@@ -59,19 +76,6 @@ WORDS = [
     "quickly",
 ]
 GOOD, BAD = ("good", "fine", "great", "lovely", "warm"), ("bad", "poor", "awful", "dull", "cold")
-
-
-@pytest.fixture(scope="session", autouse=True)
-def caches(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Caches in a folder of this session's own."""
-    folder = tmp_path_factory.mktemp("hf-home")
-    before = os.environ.get("HF_HOME")
-    os.environ["HF_HOME"] = str(folder)
-    yield folder
-    if before is None:
-        del os.environ["HF_HOME"]
-    else:
-        os.environ["HF_HOME"] = before
 
 
 @pytest.fixture(scope="session")

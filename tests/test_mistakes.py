@@ -5,8 +5,10 @@ import json
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -604,6 +606,50 @@ def folds_where_a_run_is(here: Path) -> Words:
     return ["train", "--folds", "3", "--resume", str(here / "run")]
 
 
+@mistake("ACCELERATE_USE_DEEPSPEED is set, and kitune does not shard models", ACCELERATE_USE_DEEPSPEED="true")
+def another_launcher_that_shards(here: Path) -> Words:
+    return train(here)
+
+
+@mistake(
+    "ACCELERATE_GRADIENT_ACCUMULATION_STEPS=4 is set", "--set train.accumulation=4",
+    ACCELERATE_GRADIENT_ACCUMULATION_STEPS="4",
+)  # fmt: skip
+def a_launcher_with_settings_of_its_own(here: Path) -> Words:
+    return train(here)
+
+
+@mistake("--folds runs in one process", "without torchrun", WORLD_SIZE="2")
+def folds_of_several_processes(here: Path) -> Words:
+    return train(here, "tickets.csv", "--folds", "3")
+
+
+@mistake("engine.device: cuda was asked for and there is none", "engine.device=cpu", CUDA_VISIBLE_DEVICES="")
+def a_gpu_that_is_not_there(here: Path) -> Words:
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    return train(here, "tickets.csv", "--set", "engine.device=cuda")
+
+
+@mistake("run: written by a later kitune (format 99)", "pip install --upgrade kitune")
+def going_on_with_a_run_of_a_later_version(here: Path) -> Words:
+    record = json.loads((here / "run" / "record.json").read_text())
+    (here / "run" / "record.json").write_text(json.dumps({**record, "format": 99}))
+    return ["train", "--resume", str(here / "run")]
+
+
+@mistake("record.json: damaged", "start anew")
+def going_on_with_a_record_that_was_cut_off(here: Path) -> Words:
+    (here / "run" / "record.json").write_text("{")
+    return ["train", "--resume", str(here / "run")]
+
+
+@mistake("compute_metrics: mine.py has no function 'my-f'", "FILE.py:NAME")
+def metrics_of_a_name_that_is_not_there(here: Path) -> Words:
+    (here / "mine.py").write_text("def compute_metrics(told):\n    return {}\n")
+    return train(here, "tickets.csv", "--set", "train.compute_metrics=mine.py:my-f")
+
+
 @pytest.mark.parametrize(("prepare", "fragments", "environment"), MISTAKES)
 def test_a_mistake_is_named_with_its_place_and_its_remedy_and_nothing_is_written(
     here: Path,
@@ -681,7 +727,10 @@ def test_the_fix_for_a_run_folder_that_exists_goes_on_with_it(here: Path, capsys
     assert json.loads((here / "run" / "record.json").read_text())["resumed"][0]["epochs"] == 2
 
 
-@pytest.mark.parametrize("words", [[], ["--help"], ["train", "--help"], ["evaluate", "--help"], ["predict", "--help"]])
+@pytest.mark.parametrize(
+    "words",
+    [[], ["--help"], *([name, "--help"] for name in ("train", "evaluate", "predict", "inspect", "doctor", "cache"))],
+)
 def test_help_of_every_command_exits_with_0(words: Words, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(words)
@@ -735,3 +784,23 @@ def test_ctrl_c_tells_how_to_go_on(capsys: pytest.CaptureFixture[str], monkeypat
         main(["train", "tickets.csv"])
     assert stopped.value.code == 130
     assert capsys.readouterr().err == "interrupted; go on with kitune train --resume runs/first\n"
+
+
+def test_an_interrupted_command_ends_with_130_and_says_how_to_go_on(here: Path) -> None:
+    words = [*train(here, "tickets.csv", "--set", "train.epochs=2000"), "--set", "engine.keep_checkpoints=1"]
+    with subprocess.Popen([sys.executable, "-m", "kitune", *words], stderr=subprocess.PIPE, text=True) as running:
+        events, deadline = here / "new" / "events.jsonl", time.monotonic() + 120
+        while (
+            running.poll() is None and time.monotonic() < deadline and not (events.exists() and events.stat().st_size)
+        ):
+            time.sleep(0.01)
+        running.send_signal(signal.SIGINT)
+        said = running.communicate(timeout=120)[1]
+    assert running.returncode == 130, said
+    assert f"interrupted; go on with kitune train --resume {here / 'new'}" in said
+
+
+def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["--version"])
+    assert (stopped.value.code, capsys.readouterr().out) == (0, f"kitune {kitune.__version__}\n")

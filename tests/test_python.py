@@ -1,14 +1,21 @@
 """kitune from Python: any table goes in, a Run comes out, and goes on with the same rows."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 import kitune
+from kitune.cli import main
+from kitune.config import load_yaml
 from kitune.errors import UserError
 
 Rows = Callable[..., list[dict[str, Any]]]
@@ -219,3 +226,93 @@ def test_a_run_ends_with_what_evaluate_says(
     assert run.metrics["test_new"][metric] == pytest.approx(alone.metrics[metric])
     assert evaluation.new is not None
     assert evaluation.new.metrics[metric] == pytest.approx(alone.metrics[metric])
+
+
+def test_a_flag_counts_more_than_a_file_and_a_set_more_than_a_flag(
+    tiny_model: Path, rows: Callable[..., Any], tmp_path: Path
+) -> None:
+    made = [
+        {"a": row["label"], "b": row["label"], "c": row["label"], "text": row["text"]}
+        for row in rows("single-label", 30)
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made))
+    (tmp_path / "other.jsonl").write_text("".join(json.dumps(row) + "\n" for row in made[:10]))
+    (tmp_path / "mine.yaml").write_text("train: {epochs: 3, seed: 5}\ndata: {label: a, max_length: 24}\n")
+    words = ["train", str(tmp_path / "rows.jsonl"), "--model", str(tiny_model), "--config", str(tmp_path / "mine.yaml")]
+    words += ["--label", "b", "--set", "data.label=c", "--set", "train.epochs=1", "--set", "engine.threads=1"]
+    words += ["--valid", str(tmp_path / "rows.jsonl"), "--set", f"data.valid={tmp_path / 'other.jsonl'}"]
+    with pytest.raises(SystemExit) as stopped:
+        main([*words, "--out", str(tmp_path / "run")])
+    assert stopped.value.code == 0
+    settled = load_yaml(tmp_path / "run" / "run.yaml")
+    assert (settled.data.label, settled.data.max_length, settled.train.epochs, settled.train.seed) == ("c", 24, 1, 5)
+    assert settled.data.valid == str(tmp_path / "other.jsonl")
+    assert pq.read_table(tmp_path / "run" / "predictions" / "valid.parquet").num_rows == 10
+    found = kitune.doctor(tmp_path / "rows.jsonl", model=tiny_model, config=tmp_path / "mine.yaml", text="text")
+    assert "duplicates" not in {one.code for one in found}
+
+
+def test_a_trial_run_takes_the_rows_and_the_task_that_it_is_told(
+    tiny_model: Path, rows: Callable[..., Any], tmp_path: Path
+) -> None:
+    for name, count in (("train", 60), ("test", 30)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows("single-label", count)))
+    words = ["train", str(tmp_path / "train.jsonl"), "--test", str(tmp_path / "test.jsonl"), "--model", str(tiny_model)]
+    words += ["--text", "text", "--label", "label", "--task", "multi-label", "--limit", "12", "--long-texts", "windows"]
+    words += ["--set", "data.max_length=8", "--set", "train.epochs=1", "--set", "engine.threads=1"]
+    with pytest.raises(SystemExit) as stopped:
+        main([*words, "--out", str(tmp_path / "run")])
+    assert stopped.value.code == 0
+    settled = load_yaml(tmp_path / "run" / "run.yaml")
+    assert (settled.task, settled.data.limit, settled.data.long_texts) == ("multi-label", 12, "windows")
+    parts = {part: pq.read_table(tmp_path / "run" / "predictions" / f"{part}.parquet") for part in ("valid", "test")}
+    assert parts["valid"].num_rows < 12
+    assert 12 <= parts["test"].num_rows < 30
+    assert "micro_f1" in json.loads((tmp_path / "run" / "metrics.json").read_text())["test"]
+
+
+def test_a_model_from_elsewhere_is_compared_by_rows_that_are_told(
+    tiny_model: Path, rows: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = kitune.train(
+        rows("single-label", 40), model=tiny_model, out=tmp_path / "run", text="text", label="label", options=SMALL
+    )
+    plain = shutil.copytree(run / "best", tmp_path / "plain", ignore=shutil.ignore_patterns("run.yaml", "metrics.json"))
+    for name, seed in (("train", 1), ("test", 2)):
+        (tmp_path / f"{name}.jsonl").write_text(
+            "".join(json.dumps(row) + "\n" for row in rows("single-label", 40, seed=seed))
+        )
+    words = ["evaluate", str(plain), str(tmp_path / "test.jsonl"), "--label", "label", "--text", "text", "--json"]
+    with pytest.raises(SystemExit) as stopped:
+        main([*words, "--train", str(tmp_path / "train.jsonl")])
+    assert stopped.value.code == 0
+    found = json.loads(capsys.readouterr().out)
+    assert list(found["baselines"]) == ["majority", "TF-IDF"]
+    assert "no frozen probe: it is not known which model this one was trained from" in found["notes"]
+
+
+def test_without_a_compiler_it_trains_and_answers_the_slower_way(
+    tiny_model: Path, rows: Callable[..., Any], tmp_path: Path
+) -> None:
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows("single-label", 40)))
+    settings = {**SMALL, "train.dropout": 0.0, "engine.precision": "fp32", "engine.threads": 1}
+    words = [
+        sys.executable,
+        "-m",
+        "kitune",
+        "train",
+        str(tmp_path / "rows.jsonl"),
+        "--model",
+        str(tiny_model),
+        "--text",
+        "text",
+    ]
+    words += [word for name, value in settings.items() for word in ("--set", f"{name}={value}")]
+    answers = {}
+    for name, changes in {"fast": {}, "slow": {"CXX": "/nowhere", "HF_HOME": str(tmp_path / "home")}}.items():
+        environment = {**os.environ, **changes}
+        done = subprocess.run([*words, "--out", str(tmp_path / name)], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert ("the slower plain path is taken" in done.stderr) == (name == "slow")
+        answers[name] = pq.read_table(tmp_path / name / "predictions" / "valid.parquet").column("p(yes)").to_numpy()
+    np.testing.assert_allclose(answers["slow"], answers["fast"], atol=1e-3)

@@ -161,6 +161,26 @@ def fitted_ids(tokenizer: Any, texts: list[list[str]], max_length: int, long_tex
     return Ids(ids, None if all_types is None else bytes(types), lengths, counts)
 
 
+def none_empty(ids: Ids, filler: int) -> Ids:
+    """The same with one token in each sequence that has none, as an empty text has without special tokens: it is a row too."""
+    if 0 not in ids.lengths:
+        return ids
+    starts = np.cumsum([0, *ids.lengths])[:-1]
+    places = starts[np.asarray(ids.lengths) == 0]
+    filled = np.insert(np.frombuffer(ids.input_ids, np.int32), places, filler)
+    types = (
+        None
+        if ids.token_type_ids is None
+        else np.insert(np.frombuffer(ids.token_type_ids, np.uint8), places, 0).tobytes()
+    )
+    return replace(
+        ids,
+        input_ids=array("i", filled.tobytes()),
+        token_type_ids=types,
+        lengths=[max(1, length) for length in ids.lengths],
+    )
+
+
 def encoder_of(
     tokenizer: Any, text: Sequence[str], max_length: int | None, long_texts: LongTexts
 ) -> Callable[[Table], Ids]:
@@ -198,7 +218,12 @@ def encoded_slices(
     table: Table, text: Sequence[str], tokenizer: Any, max_length: int | None, long_texts: LongTexts = CUT
 ) -> Iterator[Ids]:
     """The ids of each slice, in order; while Python reads those of one, Rust is at work on the next."""
-    encode_slice = encoder_of(tokenizer, text, max_length, long_texts)
+    read_slice, filler = encoder_of(tokenizer, text, max_length, long_texts), tokenizer.unk_token_id
+    filler = (tokenizer.pad_token_id or 0) if filler is None else filler
+
+    def encode_slice(part: Table) -> Ids:
+        return none_empty(read_slice(part), filler)
+
     threads = THREADS if calls_backend_only(tokenizer) else 1
     with ThreadPoolExecutor(threads) as pool:
         pending: deque[Future[Ids]] = deque()

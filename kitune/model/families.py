@@ -16,6 +16,7 @@ class Family:
 
     Attributes:
         positions_from_padding: position ids count from the padding id + 1, as RoBERTa's do.
+        drops_attention_output: what attention gives is dropped from too before it is added, as in all but DistilBERT.
     """
 
     layers: str
@@ -28,6 +29,7 @@ class Family:
     attention_dropout: str
     activation: str
     positions_from_padding: bool = False
+    drops_attention_output: bool = True
 
 
 BERT = Family(
@@ -52,6 +54,7 @@ DISTILBERT = Family(
     "dropout",
     "attention_dropout",
     "activation",
+    drops_attention_output=False,
 )
 FAMILIES = {
     "bert": BERT,

@@ -3,6 +3,7 @@
 A C interface and no torch headers: one compilation takes five seconds and serves every version of torch.
 """
 
+import atexit
 import ctypes
 import hashlib
 import os
@@ -10,6 +11,7 @@ import platform
 import shlex
 import shutil
 import subprocess
+import tempfile
 from copy import copy
 from functools import cache
 from pathlib import Path
@@ -103,7 +105,11 @@ def why_not() -> str:
 @cache
 def built() -> Kernels | str:
     """The compiled kernels, or why there are none."""
-    command, openmp = shlex.split(os.environ.get("CXX", "")) or ["g++"], loaded_openmp()
+    try:
+        command = shlex.split(os.environ.get("CXX", "")) or ["g++"]
+    except ValueError as error:
+        return f"CXX names no compiler: {error}"
+    openmp = loaded_openmp()
     compiler = shutil.which(command[0])
     if compiler is None:
         return f"no C++ compiler ({command[0]}) is here that builds the kernels"
@@ -113,7 +119,12 @@ def built() -> Kernels | str:
     made_by = f"{command} {compiler} {status.st_size} {status.st_mtime_ns} {platform.libc_ver()}"
     key = content_key(*source, " ".join(FLAGS), made_by, str(openmp), processor())
     try:
-        folder = made_once(cache_folder() / "kernels" / key, lambda staging: build(command, openmp, staging))
+        try:
+            folder = made_once(cache_folder() / "kernels" / key, lambda staging: build(command, openmp, staging))
+        except OSError:  # a cache that can only be read: for this process alone, then
+            folder = Path(tempfile.mkdtemp(prefix="kitune-kernels-"))
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)
+            build(command, openmp, folder)
         return Kernels(folder / "kernels.so")
     except subprocess.CalledProcessError as error:
         lines = error.stderr.decode(errors="replace").strip().splitlines()

@@ -101,6 +101,7 @@ class PackedEncoder:
         self.heads, self.width = config.num_attention_heads, config.hidden_size
         self.hidden_dropout = float(getattr(config, family.hidden_dropout))
         self.attention_dropout = float(getattr(config, family.attention_dropout))
+        self.output_dropout = self.hidden_dropout if family.drops_attention_output else 0.0
         embeddings = encoder.embeddings
         self.tables = {
             name: vector_of(getattr(embeddings, f"{name}_embeddings").weight, store)
@@ -154,6 +155,9 @@ class PackedEncoder:
         rows: Tensor = self.words.row_of[batch.ids].int() if isinstance(self.words, RowsInUse) else batch.ids
         if int(rows.min()) < 0 or int(rows.max()) >= len(self.words.weight):
             raise IndexError("a token id has no row among the word embeddings")
+        types = self.tables.get("token_type")
+        if batch.types is not None and types is not None and int(batch.types.max()) >= len(types.value):
+            raise IndexError("a token type has no row among the embeddings")
         if "position" in self.tables:
             most, last = len(self.tables["position"].value), int(batch.positions.max())
             if last >= most:
@@ -195,7 +199,7 @@ class PackedEncoder:
         keys: Sequence[int],
     ) -> Tensor:
         """One layer; gives the residual stream behind it, and writes its rounded twin to `following`."""
-        d, share = self.width, self.hidden_dropout if keys[0] else 0.0
+        d, of_attention, share = self.width, *((self.output_dropout, self.hidden_dropout) if keys[0] else (0.0, 0.0))
         qkv, multiply = layer.qkv, self.products.forward
         n = batch.num_rows if rooms.first else batch.num_tokens
         if rooms.first:
@@ -212,7 +216,9 @@ class PackedEncoder:
         self.kernels.call("attention", self.dtype, *attention, rooms.context, rooms.softmax)
         dense = cut(shared.dense, rooms.out, d)
         multiply(rooms.context, layer.out.weight, None, dense)
-        self.residual_norm(n, dense, residual, layer.attention_norm, keys[1], share, other, rooms.y_low, rooms, 0)
+        self.residual_norm(
+            n, dense, residual, layer.attention_norm, keys[1], of_attention, other, rooms.y_low, rooms, 0
+        )
         learns = rooms.softmax is not None
         self.products.forward_gelu(n, rooms.y_low, layer, rooms.slope, rooms.inner, learns=learns)
         multiply(rooms.inner, layer.down.weight, None, dense)
@@ -306,17 +312,17 @@ class PackedEncoder:
         d, out, call, products = self.width, rooms.out, self.kernels.call, self.products
         learning, first = learning_of(shared), rooms.first
         n = batch.num_rows if first else batch.num_tokens
-        share = self.hidden_dropout if keys[0] else 0.0
+        of_attention, share = (self.output_dropout, self.hidden_dropout) if keys[0] else (0.0, 0.0)
         ddense, ddense_t = cut(shared.dense, out, d), cut(learning.ddense_t, d, out)
 
-        def norm_backward(norm: Norm, key: int, which: int, low: Tensor | None) -> None:
+        def norm_backward(norm: Norm, key: int, share: float, which: int, low: Tensor | None) -> None:
             assert norm.bias is not None
             call(
                 "residual_norm_backward", self.dtype, n, out, d, dresidual, low, rooms.normals[which], rooms.rstds[which],
                 norm.gamma.value, key, share, ddense, ddense_t, norm.gamma.gradient, norm.beta.gradient, norm.bias.gradient,
             )  # fmt: skip
 
-        norm_backward(layer.norm, keys[2], 1, dlow)
+        norm_backward(layer.norm, keys[2], share, 1, dlow)
         dinner, dinner_t = cut(learning.dinner, out, self.inner), cut(learning.dinner_t, self.inner, out)
         products.backward(ddense, layer.down.weight, dinner)
         products.gradient(ddense_t, rooms.inner, layer.down, writes=writes)
@@ -324,7 +330,7 @@ class PackedEncoder:
         dy = cut(learning.dlow, out, d)
         products.backward(dinner, layer.up.weight, dy)
         products.gradient(dinner_t, rooms.y_low, layer.up, writes=writes)
-        norm_backward(layer.attention_norm, keys[1], 0, dy)
+        norm_backward(layer.attention_norm, keys[1], of_attention, 0, dy)
         dcontext = cut(learning.dcontext, out, d)
         products.backward(ddense, layer.out.weight, dcontext)
         products.gradient(ddense_t, rooms.context, layer.out, writes=writes)

@@ -89,14 +89,18 @@ def require_rows(network: Any, token_ids: Iterable[NDArray[Any]]) -> None:
 
 
 def use_rows(network: Any, token_ids: Iterable[NDArray[Any]]) -> bool:
-    """Let the network's word embeddings have rows for these token ids alone, where that leaves much out; whether it does."""
+    """Let the network's word embeddings have rows for these token ids alone, where that leaves much out; whether it does.
+
+    A special token may have no embedding, if no text holds it.
+    """
     embedding = word_embedding(network.base_model)
     if embedding is None or not embedding.weight.requires_grad:
         return False
     seen = np.zeros(embedding.num_embeddings, dtype=bool)
     for ids in token_ids:
         for begin in range(0, len(ids), CHUNK_IDS):  # numpy takes them as 8 bytes each
-            seen[ids[begin : begin + CHUNK_IDS]] = True
+            some = ids[begin : begin + CHUNK_IDS]
+            seen[some[some < len(seen)]] = True
     if seen.mean() > MOST_IN_USE:
         return False
     network.base_model.set_input_embeddings(RowsInUse(embedding, np.flatnonzero(seen)))

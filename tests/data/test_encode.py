@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ from transformers.models.bert.tokenization_bert_legacy import BertTokenizerLegac
 
 from kitune.data.cache import cache_folder
 from kitune.data.encode import CHUNK_ROWS, Encoded, calls_backend_only, choose_max_length, encode, sample_lengths
+from kitune.data.long_texts import LongTexts
 from kitune.data.read import read_table
 from kitune.data.table import Table
 from kitune.errors import UserError
+from tests.conftest import WORDS
 
 MakeRows = Callable[..., list[dict[str, Any]]]
 
@@ -266,3 +269,16 @@ def test_a_cache_that_cannot_be_written_is_a_mistake_with_a_remedy(
     monkeypatch.setenv("HF_HOME", str(tmp_path / "file"))
     with pytest.raises(UserError, match=r"token ids cannot be kept there(.|\n)*engine\.cache=false"):
         encode(read_table([{"text": "good film"}]), ["text"], tokenizer, max_length=16)
+
+
+@pytest.mark.parametrize("how", ["cut", "windows"])
+def test_an_empty_text_is_a_row_where_there_are_no_special_tokens_either(rows: MakeRows, how: Any) -> None:
+    words = {word: i for i, word in enumerate(["[PAD]", "[UNK]", *WORDS])}
+    backend = Tokenizer(models.WordLevel(words, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    bare = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]", unk_token="[UNK]", model_max_length=64)
+    texts = ["", "good film", "", "", "the song was good", ""]
+    table = read_table([{"text": text} for text in texts])
+    found = encode(table, ["text"], bare, max_length=8, long_texts=LongTexts(how), cache=False)
+    ids = [found.input_ids[begin:end].tolist() for begin, end in pairwise(found.bounds)]
+    assert ids == [[words["[UNK]"]] if not text else [words[word] for word in text.split()] for text in texts]

@@ -31,7 +31,7 @@ from kitune.config import EngineOptions, TrainOptions
 from kitune.model import kernels as kernels_module
 from kitune.model.engine import kernels_for, speed_up
 from kitune.model.families import OwnWeights, fits
-from kitune.model.kernels import Kernels, kernels
+from kitune.model.kernels import SIGNATURES, Kernels, kernels
 from kitune.training.optimizer import FlatAdamW
 
 CPU = torch.device("cpu")
@@ -285,6 +285,41 @@ def test_every_dropout_of_every_pass_has_masks_of_its_own() -> None:
     spread = reference.std(0) / 400**0.5
     assert float(((many.mean(0) - reference.mean(0)) / spread).abs().max()) < 5
     assert float((many.std(0) / reference.std(0)).mean()) == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize(("family", "shares"), [("bert", (0.3, 0.3)), ("distilbert", (0.0, 0.3))])
+def test_a_layer_drops_where_its_family_does(
+    family: str, shares: tuple[float, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Attention's output and the whole layer's: DistilBERT has no dropout at the first (transformers, TransformerBlock)."""
+    network, found = network_of(family), []
+    for name in ("hidden_dropout_prob", "dropout"):
+        if hasattr(network.config, name):
+            setattr(network.config, name, 0.3)
+    call, share = Kernels.call, SIGNATURES["residual_norm"].index("k") + 1
+
+    def noted(self: Kernels, name: str, dtype: torch.dtype, *values: Any) -> Any:
+        if name.startswith("residual_norm"):
+            place = share if name == "residual_norm" else SIGNATURES[name].index("k") + 1
+            found.append((name, values[place]))
+        return call(self, name, dtype, *values)
+
+    monkeypatch.setattr(Kernels, "call", noted)
+    fast = packed(network.train(), torch.float32)
+    gradients(fast, batch_of(fast, 3, 9))
+    layers = len(found) // 4
+    assert (
+        found
+        == [("residual_norm", share) for share in shares] * layers
+        + [("residual_norm_backward", share) for share in reversed(shares)] * layers
+    )
+
+
+def test_a_token_type_without_an_embedding_is_refused() -> None:
+    fast = packed(network_of("bert"), torch.float32)
+    batch = batch_of(fast, 3, 9)
+    with pytest.raises(IndexError, match="a token type has no row"):
+        fast(**batch | {"token_type_ids": batch["token_type_ids"] + 1})
 
 
 # AdamW

@@ -13,8 +13,9 @@ import torch
 
 import kitune
 from kitune import finetune, run_folder
-from kitune.config import RunOptions
+from kitune.config import FREE_AT_RESUME, RunOptions, checked, flat, option_names, with_values
 from kitune.errors import UserError
+from kitune.resume import refuse_changed_options
 from kitune.training import checkpoint
 from tests.training.runs import SHORT, content, in_child, train
 
@@ -277,3 +278,76 @@ def test_hashes_that_were_cut_off_cost_an_evaluation_one_note_and_no_more(
     (run / "train_texts.npy").write_bytes(b"")
     found = kitune.load(run).evaluate(data, baselines=False)
     assert "which texts it was trained on is not known: scores on them say nothing about new ones" in found.notes
+
+
+def test_events_that_a_crash_has_torn_are_cut_back(
+    tiny_model: Path, data: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    more = {"train.epochs": int(OPTIONS["train.epochs"]) + 1}
+    for name in ("whole", "torn"):
+        kitune.train(data[:40], valid=data[40:], model=tiny_model, out=tmp_path / name, options=OPTIONS)
+    with (tmp_path / "torn" / "events.jsonl").open("a") as file:
+        file.write('{"step": 11, "epoch": 2, "loss": 0.5}\n{"step": 12, "lo')
+    for name in ("whole", "torn"):
+        resume(tmp_path / name, data, options=more)
+    assert content(tmp_path / "torn") == content(tmp_path / "whole")
+
+
+def test_epochs_on_top_begin_at_the_rate_that_was_told(
+    tiny_model: Path, data: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    run = kitune.train(data[:40], valid=data[40:], model=tiny_model, out=tmp_path / "run", options=OPTIONS)
+    done = len(rates(run.folder))
+    more = {"train.epochs": int(OPTIONS["train.epochs"]) + 2, "train.resume_learning_rate": 5e-4}
+    resume(run.folder, data, options=more)
+    assert rates(run.folder)[done] == pytest.approx(5e-4)
+
+
+@pytest.mark.parametrize(
+    "name", sorted(set(option_names()) - FREE_AT_RESUME - {"data.train", "data.valid", "data.test"})
+)
+def test_an_option_that_decides_what_is_learned_may_not_change(name: str, tmp_path: Path) -> None:
+    before = checked({"train": {"learning_rate": 1e-3, "epochs": 2}, "task": "single-label"}, "options")
+    now = flat(before)[name]
+    others: list[Any] = [
+        "otherwise",
+        3,
+        0.25,
+        True,
+        False,
+        ["otherwise"],
+        {"otherwise": 0.5},
+        "csv",
+        "random",
+        "cosine",
+        "windows",
+        2,
+    ]
+    others += ["inputs", ["inputs"], "regression", "fp32", "cpu", 17, ";"]
+    for other in others:
+        try:
+            changed = with_values(before, {name: other})
+        except UserError:
+            continue
+        if flat(changed)[name] != now:
+            break
+    else:
+        pytest.fail(f"no other value of {name}")
+    with pytest.raises(UserError, match=f"{name} was "):
+        refuse_changed_options(tmp_path, before, changed)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"engine.log_every": 2}, {"train.checkpoint_every": 3}, {"engine.cache": False}, {"doctor.allow": ["duplicates"]}],
+)
+def test_an_option_that_decides_nothing_of_it_may_change(
+    tiny_model: Path, data: list[dict[str, Any]], tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    more = {"train.epochs": int(OPTIONS["train.epochs"]) + 1}
+    found = []
+    for name, told in (("as it was", more), ("changed", more | changes)):
+        kitune.train(data[:40], valid=data[40:], model=tiny_model, out=tmp_path / name, options=OPTIONS)
+        resume(tmp_path / name, data, options=told)
+        found.append((tmp_path / name / "last" / "model.safetensors").read_bytes())
+    assert found[0] == found[1]

@@ -50,14 +50,18 @@ inline void product_block(const T *a, long a_stride, const T *b, long columns, l
 #if HAS_TILES
 // Tile registers as all products here use them: 16 rows of 64 bytes.
 inline void configure_tiles() {
-    struct {
+    struct Config {
         uint8_t palette = 1, start_row = 0, reserved[14] = {};
         uint16_t row_bytes[16] = {64, 64, 64, 64, 64, 64, 64, 64};
         uint8_t rows[16] = {16, 16, 16, 16, 16, 16, 16, 16};
-    } config;
-    _tile_loadconfig(&config);
+    };
+    static const Config config;
+    asm volatile("ldtilecfg %0" ::"m"(config)); // GCC's own function before 14 tells of the first 8 bytes alone
 }
 inline void release_tiles() { _tile_release(); }
+
+// What tiles are loaded from has been written: of this, too, GCC's functions before 14 do not tell.
+inline void written() { asm volatile("" ::: "memory"); }
 
 // Linux lends the tile registers to a process that asks once.
 bool ask_for_tiles() {
@@ -67,6 +71,7 @@ bool ask_for_tiles() {
 const bool tiles_lent = ask_for_tiles();
 
 inline void product_tiles(const bf16 *a, long a_stride, const bf16 *b, long columns, long depth, float *c, long c_stride) {
+    written();
     long j = 0;
     for (; j + 2 * W <= columns; j += 2 * W) {
         _tile_zero(0);
@@ -177,6 +182,7 @@ void whole_product(long rows, long columns, long depth, const bf16 *a, const bf1
                 if (gathers)
                     for (long r = 0; r < 32; r++)
                         for (long k = 0; k < depth; k += 32) memcpy(gathered + (k + r) * 32, a + (row + r) * depth + k, 64);
+                written();
                 for (long panel = begin; panel < end; panel++) {
                     const bf16 *left = gathers ? gathered : a + row * depth;
                     const bf16 *right = packed + (panel - begin) * panel_size;

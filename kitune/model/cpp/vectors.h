@@ -215,20 +215,24 @@ struct ColumnSums {
     }
 };
 
-// Scratch memory of this thread; it keeps its size, because freshly mapped pages cost more than the work on them.
+// Scratch memory of this thread, until it ends; it keeps its size, because freshly mapped pages cost more than the work on them.
 inline char *scratch(size_t bytes) {
-    static thread_local char *memory = nullptr;
-    static thread_local size_t size = 0;
-    if (bytes > size) {
-        free(memory);
-        size = (bytes + 4095) / 4096 * 4096;
-        memory = (char *)aligned_alloc(4096, size);
-        if (!memory) {
-            fprintf(stderr, "kitune: no memory for %zu bytes of attention; a shorter data.max_length takes less\n", size);
+    struct Held {
+        char *memory = nullptr;
+        size_t size = 0;
+        ~Held() { free(memory); }
+    };
+    static thread_local Held held;
+    if (bytes > held.size) {
+        free(held.memory);
+        held.size = (bytes + 4095) / 4096 * 4096;
+        held.memory = (char *)aligned_alloc(4096, held.size);
+        if (!held.memory) {
+            fprintf(stderr, "kitune: no memory for %zu bytes of attention; a shorter data.max_length takes less\n", held.size);
             abort();
         }
     }
-    return memory;
+    return held.memory;
 }
 
 } // namespace
