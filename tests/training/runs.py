@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import sys
 import traceback
@@ -13,7 +14,8 @@ from typing import Any
 import torch
 
 import kitune
-from kitune.training import checkpoint, optimizer
+from kitune import run_folder
+from kitune.training import checkpoint, direct, optimizer
 
 Work = Callable[[], object]
 
@@ -130,28 +132,39 @@ def killed_after_step(step: int, work: Work) -> Work:
 
 
 def killed_in_save(instant: int, work: Work) -> Work:
-    """`work`, killed at the `instant`-th thing that saving does to the disk: before a sync, before or after a rename."""
+    """`work`, killed at the `instant`-th thing that is done to the disk from its first save on: in the midst of a file, before
+    a sync, before or after folders change places, a rename or a removal."""
 
     def patched() -> None:
-        left = instant
-        sync, move_in = checkpoint.sync, checkpoint.move_in
+        left, begun = instant, False
 
         def passed() -> None:
             nonlocal left
-            left -= 1
+            left -= begun
             if left == 0:
                 die()
 
-        def counted_sync(path: Path) -> None:
-            passed()
-            sync(path)
+        def around(original: Callable[..., Any]) -> Callable[..., Any]:
+            def counted(*told: Any, **named: Any) -> Any:
+                passed()
+                result = original(*told, **named)
+                passed()
+                return result
 
-        def counted_move(staging: Path, target: Path) -> None:
-            passed()
-            move_in(staging, target)
-            passed()
+            return counted
 
-        checkpoint.sync, checkpoint.move_in = counted_sync, counted_move
+        stage = checkpoint.stage
+
+        def first_save(*told: Any, **named: Any) -> Any:
+            nonlocal begun
+            begun = True
+            return stage(*told, **named)
+
+        places: list[tuple[Any, str]] = [(checkpoint, "sync"), (checkpoint, "exchange"), (direct.NewFile, "_flush")]
+        places += [(Path, "rename"), (Path, "replace"), (shutil, "rmtree")]
+        for owner, name in places:
+            setattr(owner, name, around(getattr(owner, name)))
+        setattr(run_folder, "stage", first_save)  # noqa: B010
         work()
 
     return patched
