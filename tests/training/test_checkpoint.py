@@ -9,14 +9,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
 
 import kitune
+from kitune import finetune
 from kitune.errors import UserError
 from kitune.model.encoder import PUT_ASIDE
-from kitune.training import checkpoint
+from kitune.training import checkpoint, direct
 from tests.training.runs import SHORT, content, train
 
 Rows = Callable[..., list[dict[str, Any]]]
@@ -168,6 +170,36 @@ def test_a_disk_that_fills_while_saving_leaves_the_last_whole_checkpoint(
     with pytest.raises(
         UserError, match=r"saving failed: No space left on device; the last whole checkpoint is step-000005"
     ):
+        train(tmp_path / "run", data, tiny_model, OPTIONS)()
+    monkeypatch.undo()
+    resume(tmp_path / "run", data)
+    assert content(tmp_path / "run") == content(whole)
+
+
+@pytest.mark.parametrize("place", ["weights", "predictions", "the end"])
+def test_a_disk_that_fills_anywhere_loses_nothing(
+    data: list[dict[str, Any]],
+    whole: Path,
+    tiny_model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    place: str,
+) -> None:
+    """In the midst of the second checkpoint's weights, of the predictions, and with metrics.json."""
+    owner, name = {
+        "weights": (direct.NewFile, "_flush"),
+        "predictions": (pq.ParquetWriter, "write_table"),
+        "the end": (finetune, "mark_finished"),
+    }[place]
+    original, saved = getattr(owner, name), tmp_path / "run" / "checkpoints" / "step-000005"
+
+    def full(*told: Any, **named: Any) -> Any:
+        if saved.exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return original(*told, **named)
+
+    monkeypatch.setattr(owner, name, full)
+    with pytest.raises(UserError, match=r"No space left on device"):
         train(tmp_path / "run", data, tiny_model, OPTIONS)()
     monkeypatch.undo()
     resume(tmp_path / "run", data)
