@@ -99,6 +99,10 @@ def test_a_test_part_without_labels_is_left_out_aloud_unless_it_was_named(tmp_pa
     assert any("the test part has no labels and is left out" in sentence for sentence in said)
     with pytest.raises(UserError, match="no column 'label'"):
         read_parts(options, {"test": test})
+    write_jsonl(tmp_path / "dev.jsonl", [{"text": "x"}, {"text": "y"}])
+    parts, said = read_parts(options, {})
+    assert any("the valid part has no labels and is left out" in sentence for sentence in said)
+    assert len(parts.tables["train"]) + len(parts.tables["valid"]) == 20, "so that it is cut from train"
 
 
 def test_the_order_of_class_labels_is_kept(tmp_path: Path) -> None:

@@ -193,3 +193,21 @@ def test_a_path_that_exists_wins_over_a_name(hub: Hub, ask: Ask, tmp_path: Path)
     shutil.copytree(hub.folder / "models" / "people" / "tiny", tmp_path / "people" / "tiny")
     assert train_on(ask, "people/plain", "people/tiny").returncode == 0
     assert hub.seen == []
+
+
+@pytest.mark.slow
+def test_commits_may_be_named_and_names_be_inspected(hub: Hub, ask: Ask, tmp_path: Path) -> None:
+    data, model = (hub.commit(hub.folder / where) for where in ("datasets/people/reviews", "models/people/tiny"))
+    done = train_on(ask, f"people/reviews:short@{data}", "people/tiny", "--set", f"revision={model}")
+    assert done.returncode == 0, done.stderr
+    commits = json.loads((tmp_path / "run" / "record.json").read_text())["commits"]
+    assert commits == {"train": data, "valid": data, "model": model}
+    rows = ask("inspect", "people/reviews:short", "--json")
+    assert json.loads(rows.stdout)["rows"] == SPLITS["train"], rows.stderr
+    for name in ("people/tiny", f"people/tiny@{model}"):
+        facts = ask("inspect", name, "--json")
+        assert facts.returncode == 0, facts.stderr
+        assert json.loads(facts.stdout)["layers"] == 2
+    wrong = ask("inspect", f"people/tiny@{'0' * 40}")
+    assert wrong.returncode == 2
+    assert "it has no revision" in wrong.stderr
