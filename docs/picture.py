@@ -15,7 +15,7 @@ from rich.text import Text
 ROOT = Path(__file__).parents[1]
 WIDTH = 96
 # Of the evaluation the beginning and the end fit into a picture.
-FIRST_LINES, LAST_LINES = 12, 5
+FIRST_LINES, LAST_LINES = 12, 9
 COMMANDS = (
     "kitune train examples/tickets.csv --text text --label intent --group customer --out {run}",
     "kitune evaluate {run} examples/tickets_test.csv",
