@@ -77,9 +77,8 @@ def difference(first: Measure, second: Measure, name: str) -> Interval | None:
             one, other = np.nan_to_num(one), np.nan_to_num(other)
         gaps.append(one - other)
     found = middle(np.concatenate(gaps))
-    return (
-        None if found is None or found[0] == found[1] else found
-    )  # as of intervals: nothing varies, so nothing is known
+    # As of intervals: where nothing varies, nothing is known.
+    return None if found is None or found[0] == found[1] else found
 
 
 def resamples(counts: Ints, count: int) -> Iterator[Ints]:

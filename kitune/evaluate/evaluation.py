@@ -126,6 +126,11 @@ class Evaluation(Shown):
     notes: tuple[str, ...] = ()
 
     @property
+    def some_new(self) -> Scores | None:
+        """The scores of the new texts, where there are both new ones and others."""
+        return self.new if self.new is not None and self.new.rows else None
+
+    @property
     def metrics(self) -> Metrics:
         """The metrics of all rows by name, but those of single labels."""
         return self.scores.overall.metrics
@@ -322,7 +327,7 @@ def confusion(answered: Answered) -> NDArray[np.int64] | None:
 
 def metrics_grid(evaluation: Evaluation) -> Grid:
     """A line a metric; where some texts are not new to the model, the new ones' beside."""
-    new = evaluation.new if evaluation.new and evaluation.new.rows else None
+    new = evaluation.some_new
     header = ("metric", "value", "from", "to") + (("new texts", "from", "to") if new else ())
     rows = [(name, *evaluation.scores.cells(name), *(new.cells(name) if new else ())) for name in evaluation.metrics]
     if new:
@@ -355,7 +360,7 @@ def confusion_blocks(matrix: NDArray[np.int64], names: Sequence[str]) -> list[Bl
 
 def baseline_grid(evaluation: Evaluation, name: str) -> Grid:
     """A line a rival: its score, and how far the model is ahead of it."""
-    new = evaluation.new if evaluation.new and evaluation.new.rows else None
+    new = evaluation.some_new
     lines: list[tuple[Any, ...]] = [("this model", *(new or evaluation.scores).cells(name), None, None, None)]
     for rival, one in evaluation.baselines.items():
         ahead, interval = evaluation.ahead[rival]
