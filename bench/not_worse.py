@@ -26,7 +26,7 @@ from pairs import RESULTS, print_table
 from scipy.stats import rankdata
 from sets import TABLE, gold, load_set
 from sklearn.metrics import f1_score, matthews_corrcoef
-from table import Line, read_results
+from table import Line, decided_path, read_results
 
 RESAMPLES = 2_000
 LEAST_OF_SET, LEAST_OF_ALL = -1.0, -0.3
@@ -87,7 +87,7 @@ def compared(
     labels, score, lines = gold(bench, bench.test), SCORES[bench.headline], read_results(results)
     kept: dict[str, dict[int, NDArray[Any]]] = {who: {} for who in ("kitune", *TRAINERS)}
     for who, seed in product(kept, range(1, SEEDS + 1)):
-        line, path = lines.get((name, who, seed)), results.with_name(f"{name}-{who}-{seed}.npz")
+        line, path = lines.get((name, who, seed)), decided_path(results, name, who, seed)
         if line is not None and path.exists():
             decided = np.load(path)["decided"]
             if abs(score(decided[None], labels) - 100 * line["score"]) < 0.01:  # not those of an earlier run

@@ -8,7 +8,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -49,13 +49,15 @@ class Outputs:
     """Raw outputs (rows, outputs) in the order of the rows and of `label_names`, and how they came about.
 
     `seconds` goes from rows in memory to a trained model, with loading, encoding and the evaluation of each epoch,
-    without imports and without the outputs given here.
+    without imports and without the outputs given here. `valid_by_epoch` is the headline metric on the valid part after
+    each epoch, of those who have epochs.
     """
 
     valid: NDArray[Any]
     test: NDArray[Any]
     seconds: float
     settings: dict[str, float]
+    valid_by_epoch: list[float] = field(default_factory=list)
 
 
 def encode(tokenizer: Any, bench: BenchSet, rows: list[Row], *, max_length: int) -> Encoded:
@@ -158,10 +160,13 @@ def trainer(
         # its `forward`. And `run.predict` gives rows in the order of group_by_length's sampler.
         run.save_model(f"{folder}/best")
         best = AutoModelForSequenceClassification.from_pretrained(f"{folder}/best", dtype=torch.float32)
+    of_valid = f"eval_{bench.headline}"
+    by_epoch = [entry[of_valid] for entry in run.state.log_history if of_valid in entry]
     test = encode(tokenizer, bench, bench.test, max_length=max_length)
     settings = {"learning_rate": learning_rate, "batch": batch, "epochs": epochs, "bf16": float(fast_bf16())}
     settings["max_length"] = max_length
-    return Outputs(logits_of(best, valid, tokenizer), logits_of(best, test, tokenizer), seconds, settings)
+    outputs = logits_of(best, valid, tokenizer), logits_of(best, test, tokenizer)
+    return Outputs(*outputs, seconds, settings, by_epoch)
 
 
 def with_head(

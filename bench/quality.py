@@ -4,7 +4,7 @@
     python bench/quality.py --table
 
 Each run that the results file lacks is made in a process of its own and appended as one JSON line; its decisions over
-the test rows go to an .npz beside the file. Competitors: `kitune`; `trainer-5e-5` (any rate may stand there: batch 16,
+the test rows go to `decided/` beside the file. Competitors: `kitune`; `trainer-5e-5` (any rate may stand there: batch 16,
 3 epochs); `trainer-own`, the Trainer at the rate, batch and epochs that kitune has chosen for that set and seed;
 `tfidf`; `probe`.
 """
@@ -28,7 +28,7 @@ from machine import PROJECT, circumstances
 from measure import best_threshold, decide, measure
 from numpy.typing import NDArray
 from sets import SETS, TABLE, BenchSet, Row, gold, hold_out, load_set
-from table import Line, read_results, table
+from table import Line, decided_path, read_results, table
 
 RESULTS = PROJECT / "bench" / "results" / "quality.jsonl"
 WHO = ("kitune", "trainer-5e-5", "trainer-own", "tfidf", "probe")
@@ -67,7 +67,8 @@ def run_kitune(
     chosen = run.options.train
     settings = {"learning_rate": chosen.learning_rate, "batch": chosen.batch_rows, "epochs": chosen.epochs}
     valid, test = (in_our_order(run.predict(rows), bench.label_names) for rows in (valid_rows, bench.test))
-    return Outputs(valid, test, seconds, settings)
+    log = json.loads((folder / "log.json").read_text(encoding="utf-8"))
+    return Outputs(valid, test, seconds, settings, [epoch["valid_log"][bench.headline] for epoch in log.values()])
 
 
 def in_our_order(predictions: Any, label_names: tuple[str, ...]) -> NDArray[Any]:
@@ -138,6 +139,7 @@ def judge(bench: BenchSet, done: Any, train_rows: list[Row], valid_rows: list[Ro
         "threshold": threshold,
         "seconds": round(done.seconds, 2),
         "samples_per_s": round(samples / done.seconds, 1),
+        "valid_by_epoch": [round(score, 4) for score in done.valid_by_epoch],
         **done.settings,
         "rows": {part: len(rows) for part, rows in parts.items()},
         "sha256": {part: digest(rows) for part, rows in parts.items()},
@@ -151,7 +153,7 @@ def digest(rows: list[Row]) -> str:
 
 
 def run_one(name: str, who: str, seed: int, arguments: argparse.Namespace) -> None:
-    """One run in this process. The .npz is written first, so that a line always stands for a whole run."""
+    """One run in this process. The decisions are written first, so that a line always stands for a whole run."""
     results: Path = arguments.results
     own = read_results(results).get((name, "kitune", seed), {})
     if who == "trainer-own" and not own:
@@ -163,8 +165,9 @@ def run_one(name: str, who: str, seed: int, arguments: argparse.Namespace) -> No
     done = train_one(bench, who, train_rows, valid_rows, seed=seed, epochs=arguments.epochs, own=own)
     judged, decided = judge(bench, done, train_rows, valid_rows)
     line = {"set": name, "who": who, "seed": seed, **judged, "limit": arguments.limit, **circumstances()}
-    results.parent.mkdir(parents=True, exist_ok=True)
-    np.savez_compressed(results.parent / f"{name}-{who}-{seed}.npz", decided=decided)
+    kept = decided_path(results, name, who, seed)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(kept, decided=decided)
     with results.open("a", encoding="utf-8") as file:
         file.write(json.dumps(line) + "\n")
     print(f"{name} {who} seed {seed}: {bench.headline} {100 * line['score']:.2f}, {line['seconds']} s", file=sys.stderr)

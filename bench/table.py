@@ -19,6 +19,11 @@ def read_results(path: Path) -> Results:
     return {(line["set"], line["who"], line["seed"]): line for line in lines}
 
 
+def decided_path(results: Path, name: str, who: str, seed: int) -> Path:
+    """Where a run's decisions over the test rows are kept, beside the results file."""
+    return results.parent / "decided" / f"{name}-{who}-{seed}.npz"
+
+
 def table(results: Results, *, sets: Sequence[str], who: Sequence[str]) -> str:
     """A Markdown table of mean headline metrics x 100, and last one JSON line with the same figures.
 
