@@ -18,7 +18,7 @@ from kitune.data.read import Source
 from kitune.data.table import Rows
 from kitune.diagnosis import examined
 from kitune.errors import UserError, command, numbered
-from kitune.evaluate.evaluation import Evaluation, chance_line
+from kitune.evaluate.evaluation import Evaluation, chance_line, dependence
 from kitune.evaluate.measures import Answered
 from kitune.evaluate.own_metrics import MetricsFunction, OwnMetrics, filled_ids, own_metrics
 from kitune.evaluate.score import Predictions, outputs, plan_prediction, score, threshold_of
@@ -365,7 +365,8 @@ def finish(job: Job, state: State) -> Run:
         machine.say(f"best/ on {part} ({numbered(len(logits), 'row')}): {table_line(metrics[part], names)}")
         labels = encoded[part].labels
         assert labels is not None
-        if chance := chance_line(Answered(parts.task, logits, labels, parts.names, threshold)):
+        groups = dependence(parts.tables[part], parts.columns.group)
+        if chance := chance_line(Answered(parts.task, logits, labels, parts.names, threshold, groups)):
             machine.say(f"  {chance}" + ("; these chose the weights" if part == "valid" else ""))
         new = known.new(parts.keys(part))
         if new is not None and len(new):

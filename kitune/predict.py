@@ -246,7 +246,8 @@ class Model:
         separator = self.data.label_separator
         labels = label_array(table, column, self.task, self.label_names, separator=separator, trained=True)
         encoded, keys = self.encode(table), text_keys(table, self.columns_in(table))
-        answered = Answered(self.task, self.logits(encoded), labels, self.label_names, self.threshold)
+        groups = dependence(table, self.data.group)
+        answered = Answered(self.task, self.logits(encoded), labels, self.label_names, self.threshold, groups)
         notes = list(self.notes(table, column, encoded, keys, told=own is not None))
         measure: Measure | None = None
         try:
@@ -287,8 +288,6 @@ class Model:
         places = read_by_place(table.values(column), self.task, self.label_names, self.data.label_separator)
         if places is not None:
             yield f"column {column!r}: {places}"
-        if (grouped := dependence(table, self.data.group)) is not None:
-            yield grouped
         if self.run is not None and self.run.train.compute_metrics and not told:
             yield f"metrics of your own: {command('--compute-metrics', self.run.train.compute_metrics)}"
 

@@ -278,7 +278,8 @@ def over_folds(folder: Path, parts: Parts, fold_of: Rows) -> Repeats:
     rows = answer_rows(answers, table, columns, probabilities=True)
     with row_writer(folder / POOLED) as write:
         write(beside(rows, rows.column_names, {"fold": pa.array(fold_of + 1)}))
-    answered = Answered(parts.task, logits, parts.labels_in(table), parts.names, threshold)
+    groups = dependence(table, parts.columns.group)
+    answered = Answered(parts.task, logits, parts.labels_in(table), parts.names, threshold, groups)
     names = tuple(run.folder.name for run in runs)
     metrics = tuple(run.metrics["test"] for run in runs)
     beside_it: list[tuple[Rows, dict[str, Answered]]] = []
@@ -288,7 +289,6 @@ def over_folds(folder: Path, parts: Parts, fold_of: Rows) -> Repeats:
         found, said = rivals_of(run, table.take(inside), parts, without_fold(parts, fold_of, number))
         beside_it.append((inside, found))
         notes += [f"fold {number + 1}: {note}" for note in said]
-    notes += [grouped] if (grouped := dependence(table, parts.columns.group)) else []
     source = f"{table.source}, out of fold"
     together = judged(answered, source, baselines=as_one(answered, beside_it), notes=notes)
     return kept(Repeats(folder, names, "its fold", metrics, together))
@@ -320,7 +320,8 @@ def over_seeds(
         answers = Predictions(logits, parts.names, parts.task, threshold)
         columns = parts.columns_in(part)
         write_predictions(answers, table, folder / MEAN, columns=columns, probabilities=True)
-        answered = Answered(parts.task, logits, parts.labels(part), parts.names, threshold)
+        groups = dependence(table, parts.columns.group)
+        answered = Answered(parts.task, logits, parts.labels(part), parts.names, threshold, groups)
         learn_from: dict[str, Source] = {
             name: given.data for name, given in parts.given.items() if name in ("train", "valid")
         }

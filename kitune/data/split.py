@@ -58,17 +58,19 @@ def units(table: Table, columns: Columns) -> Rows:
             row = parent[row]
         return row
 
-    # A row without a group belongs to nobody, not to one nameless customer.
-    groups = [
-        ("row", row) if group in (None, "") else ("group", group)
-        for row, group in enumerate(table.values(columns.group))
-    ]
-    for keys in (text.tolist(), groups):
+    for keys in (text.tolist(), groups_of(table, columns.group).tolist()):
         first: dict[object, int] = {}
         for row, key in enumerate(keys):
             parent[root(row)] = root(first.setdefault(key, row))
     roots = np.fromiter((root(row) for row in range(len(table))), np.int64, len(table))
     return np.unique(roots, return_inverse=True)[1].astype(np.int64)
+
+
+def groups_of(table: Table, column: str) -> Rows:
+    """The group of each row, (rows,), numbered from 0; a row without one belongs to nobody, not to one nameless customer."""
+    numbers: dict[object, int] = {}
+    keys = (("row", row) if group in (None, "") else ("group", group) for row, group in enumerate(table.values(column)))
+    return np.fromiter((numbers.setdefault(key, len(numbers)) for key in keys), np.int64, len(table))
 
 
 def sample(stratum: NDArray[np.int64], unit: Rows, count: float, seed: int) -> NDArray[np.bool_]:

@@ -18,28 +18,35 @@ CHUNK = 4_000_000
 SEED = 1
 
 
-def intervals(measure: Measure, *, most: int = MOST_RESAMPLES) -> dict[str, Interval]:
+def intervals(measure: Measure, *, most: int = MOST_RESAMPLES, groups: Ints | None = None) -> dict[str, Interval]:
     """The 95 % percentile interval of each metric, by its name; none where resampling says nothing or takes too long.
 
-    A resample draws as many rows as there are, with replacement; where a metric has no meaning on it, it is not counted.
+    A resample draws as many rows as there are, or whole groups of them, with replacement; where a metric has no meaning on it,
+    it is not counted.
     Where all of them give the same, as of rows that are all right, they say nothing: a share of right rows then has the exact
     binomial interval, and another metric none. Nor has one whose value lies outside: resamples lack labels of one or two rows,
     and a mean over labels moves with them.
 
     Args:
         most: resamples at most.
+        groups: of the rows, (rows,), where those of one group are not independent.
 
-    Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13; Clopper and Pearson 1934.
+    Source: Efron and Tibshirani 1993, An Introduction to the Bootstrap, chapter 13; Clopper and Pearson 1934; of groups Davison
+    and Hinkley 1997, Bootstrap Methods and their Application, section 3.8.
     """
-    rows = int(measure.counts.sum())
-    if not measure.resampled or takes_too_long(measure) or rows < 2:
+    drawn_apart = len(measure.case) if groups is None else len(np.unique(groups))
+    if not measure.resampled or takes_too_long(measure) or drawn_apart < 2:
         return {}
     count = min(most, max(FEWEST_RESAMPLES, int(MUCH_WORK / measure.work)))
-    drawn = np.concatenate([measure.values(weights) for weights in resamples(measure.counts, count)])
+    if groups is None:
+        parts = [measure.values(weights) for weights in resamples(measure.counts, count)]
+    else:
+        parts = [measure.of_rows(weights) for weights in resamples_of_rows(len(measure.case), groups, count)]
+    drawn = np.concatenate(parts)
     found = {name: middle(values) for name, values in zip(measure.names, drawn.T, strict=True)}
     for name in measure.shares:
         if (interval := found[name]) is not None and interval[0] == interval[1]:
-            found[name] = binomial(interval[0], rows)
+            found[name] = binomial(interval[0], drawn_apart)
     value = measure.value()
     return {
         name: interval
@@ -54,14 +61,14 @@ def takes_too_long(measure: Measure) -> bool:
 
 
 def binomial(share: float, rows: int) -> Interval:
-    """The exact 95 % interval of a share of rows."""
+    """The exact 95 % interval of a share of rows, or of groups."""
     from scipy.stats import binomtest
 
     found = binomtest(round(share * rows), rows).proportion_ci(CONFIDENCE, "exact")
     return float(found.low), float(found.high)
 
 
-def difference(first: Measure, second: Measure, name: str) -> Interval | None:
+def difference(first: Measure, second: Measure, name: str, groups: Ints | None = None) -> Interval | None:
     """The 95 % interval of how far a metric of the first is above the second's, both on the same resamples of the same rows.
 
     It is narrower than the two intervals beside each other let one think: what is hard for both cancels out.
@@ -71,7 +78,7 @@ def difference(first: Measure, second: Measure, name: str) -> Interval | None:
     if rows < 2 or count * work > MOST_WORK:
         return None
     gaps = []
-    for weights in resamples(np.ones(rows, dtype=np.int64), count):
+    for weights in resamples_of_rows(rows, groups, count):
         one, other = (side.of_rows(weights)[:, side.names.index(name)] for side in (first, second))
         if name in first.else_zero:  # a constant answer correlates with nothing on every resample
             one, other = np.nan_to_num(one), np.nan_to_num(other)
@@ -81,14 +88,25 @@ def difference(first: Measure, second: Measure, name: str) -> Interval | None:
     return None if found is None or found[0] == found[1] else found
 
 
-def resamples(counts: Ints, count: int) -> Iterator[Ints]:
+def resamples_of_rows(rows: int, groups: Ints | None, count: int) -> Iterator[Ints]:
+    """How often each row is drawn in so many resamples, (samples, rows) at a time; whole groups, where there are groups."""
+    if groups is None:
+        yield from resamples(np.ones(rows, dtype=np.int64), count)
+        return
+    group = np.unique(groups, return_inverse=True)[1]
+    for drawn in resamples(np.ones(group.max() + 1, dtype=np.int64), count, width=rows):
+        yield drawn[:, group]
+
+
+def resamples(counts: Ints, count: int, *, width: int = 0) -> Iterator[Ints]:
     """How often each case is drawn in so many resamples, (samples, cases) at a time; the same ones at every call.
 
     Args:
         counts: how often each case occurs, (cases,).
+        width: numbers that are made of a sample, where those are more than the cases.
     """
     generator, rows = np.random.default_rng(SEED), int(counts.sum())
-    at_once = max(1, CHUNK // len(counts))
+    at_once = max(1, CHUNK // max(width, len(counts)))
     for begin in range(0, count, at_once):
         yield generator.multinomial(rows, counts / rows, size=min(at_once, count - begin))
 

@@ -1,7 +1,7 @@
 """What an evaluation says: metrics with intervals, each label, confusions, slices, new texts, baselines."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from rich.cells import cell_len
 
 from kitune.config import TaskName
 from kitune.data.labels import number_in
+from kitune.data.split import groups_of
 from kitune.data.table import Rows, Table
 from kitune.errors import numbered
 from kitune.evaluate.bootstrap import (
@@ -32,6 +33,8 @@ MOST_SLICES = 20
 # Of a confusion matrix that is wider than a terminal, the largest cells are listed.
 MOST_WIDTH, LISTED_CELLS = 78, 12
 DECIMALS = 4
+# Of fewer groups the intervals hold the truth in less than nine of ten cases.
+FEW_GROUPS = 20
 LABEL_KINDS = ("precision", "recall", "f1")
 
 
@@ -77,10 +80,10 @@ def scores(answered: Answered, *, most: int = MOST_RESAMPLES, own: Measure | Non
     too_long: list[str] = []
     for measure in measures(answered):
         metrics |= measure.value()
-        found |= intervals(measure, most=most)
+        found |= intervals(measure, most=most, groups=answered.groups)
         too_long += measure.names if takes_too_long(measure) else ()
     if own is not None:
-        mine, around = own.value(), intervals(own, most=most)
+        mine, around = own.value(), intervals(own, most=most, groups=answered.groups)
         # One that has the name of one of these, and another value, is told apart, for what is beside it is by these.
         called = {name: f"{name} (own)" if name in metrics else name for name in mine}
         called = {name: new for name, new in called.items() if mine[name] != metrics.get(name)}
@@ -212,10 +215,13 @@ def judged(
         baselines: what others say of the same rows, by name.
         own: the user's metrics, of all rows.
     """
-    said, others = list(notes), dict(baselines or {})
+    said = list(notes)
+    others = {name: replace(one, groups=answered.groups) for name, one in (baselines or {}).items()}
     compared = answered
     if new is not None and len(new):
         compared, others = answered.take(new), {name: one.take(new) for name, one in others.items()}
+    if answered.groups is not None:
+        said.append(dependence_note(answered.groups))
     if len(answered) < 100:
         said.append(f"{numbered(len(answered), 'row')} say little: look at the intervals before the values")
     slices = {
@@ -249,9 +255,10 @@ def measure_of(metric: str, answered: Answered) -> Measure:
 def chance_line(answered: Answered) -> str | None:
     """How far chance moves the task's first metric, in words; None where resampling says nothing or takes too long."""
     metric = TASKS[answered.task].headline[0]
-    if (interval := intervals(measure_of(metric, answered)).get(metric)) is None:
+    if (interval := intervals(measure_of(metric, answered), groups=answered.groups).get(metric)) is None:
         return None
-    return f"{metric} of other such rows: {interval[0]:.3f} to {interval[1]:.3f} (95 %)"
+    drawn = "rows" if answered.groups is None else "groups of rows"
+    return f"{metric} of other such {drawn}: {interval[0]:.3f} to {interval[1]:.3f} (95 %)"
 
 
 def leads(answered: Answered, others: Mapping[str, Answered]) -> dict[str, tuple[float, Interval | None]]:
@@ -259,7 +266,10 @@ def leads(answered: Answered, others: Mapping[str, Answered]) -> dict[str, tuple
     metric = TASKS[answered.task].headline[0]
     own, rivals = measure_of(metric, answered), {name: measure_of(metric, side) for name, side in others.items()}
     value = own.value()[metric]
-    return {name: (value - one.value()[metric], difference(own, one, metric)) for name, one in rivals.items()}
+    return {
+        name: (value - one.value()[metric], difference(own, one, metric, answered.groups))
+        for name, one in rivals.items()
+    }
 
 
 def slices_of(table: Table, column: str) -> tuple[dict[str, Rows], str | None]:
@@ -281,15 +291,19 @@ def slices_of(table: Table, column: str) -> tuple[dict[str, Rows], str | None]:
     return {value: np.asarray(found[value], dtype=np.int64) for value in largest}, note
 
 
-def dependence(table: Table, group: str | None) -> str | None:
-    """That rows of one group are not independent, which the intervals take them for; None where each row is its own."""
-    if group is None or group not in table.columns:
+def dependence(table: Table, column: str | None) -> Rows | None:
+    """The group of each row, (rows,), where chance draws the rows of one together; None where each row is its own."""
+    if column is None or column not in table.columns:
         return None
-    filled = [value for value in table.values(group) if value not in (None, "")]  # a row of no group is its own
-    if len(set(filled)) == len(filled):
-        return None
-    several = f"{numbered(len(filled), 'row')} are of {numbered(len(set(filled)), 'group')} of {group!r}"
-    return f"{several}: taken for independent, their intervals may be narrow"
+    groups = groups_of(table, column)
+    return groups if groups.max(initial=-1) + 1 < len(groups) else None
+
+
+def dependence_note(groups: Rows) -> str:
+    """That intervals are by groups, and whether there are enough of them."""
+    count = len(np.unique(groups))
+    said = f"{numbered(len(groups), 'row')} are of {numbered(count, 'group')}: the intervals draw whole groups"
+    return said if count >= FEW_GROUPS else f"{said}, but so few of them say little, and the intervals are too narrow"
 
 
 def quarter(number: float, cuts: NDArray[np.float64]) -> str:

@@ -36,6 +36,7 @@ class Answered:
         labels: as `label_array` gives them.
         label_names: of the outputs.
         threshold: probability from which a label of a multi-label task counts; one for all rows, or (rows, 1).
+        groups: the group of each row, (rows,), where rows of one group are not independent: chance draws them together.
     """
 
     task: TaskName
@@ -43,6 +44,7 @@ class Answered:
     labels: NDArray[np.int64] | NDArray[np.float32]
     label_names: tuple[str, ...]
     threshold: Threshold = 0.5
+    groups: Ints | None = None
 
     def __len__(self) -> int:
         return len(self.logits)
@@ -59,7 +61,8 @@ class Answered:
     def take(self, rows: Rows) -> "Answered":
         """Some of the rows."""
         threshold = self.threshold if isinstance(self.threshold, float) else self.threshold[rows]
-        return replace(self, logits=self.logits[rows], labels=self.labels[rows], threshold=threshold)
+        groups = None if self.groups is None else self.groups[rows]
+        return replace(self, logits=self.logits[rows], labels=self.labels[rows], threshold=threshold, groups=groups)
 
 
 @dataclass(frozen=True)
@@ -221,6 +224,8 @@ def regression(answered: Answered) -> list[Measure]:
         from scipy.stats import pearsonr, rankdata
         from sklearn.metrics import mean_absolute_error, root_mean_squared_error
 
+        if len(np.unique(weights.sum(axis=1))) > 1:  # whole groups were drawn
+            return np.concatenate([numbers(sample[None]) for sample in weights])
         rows = np.stack([np.repeat(np.arange(len(gold)), sample.astype(np.int64)) for sample in weights])
         ours, theirs = said[rows], gold[rows]
         varies = (np.ptp(ours, axis=1) > 0) & (np.ptp(theirs, axis=1) > 0)

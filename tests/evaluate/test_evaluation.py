@@ -385,14 +385,31 @@ def test_a_model_is_ahead_on_texts_that_are_new_to_it(run_of: Callable[..., kitu
     )
 
 
-def test_rows_of_one_group_are_not_taken_for_independent_in_silence(
-    lively_model: Path, rows: Rows, tmp_path: Path
+def test_intervals_draw_the_rows_of_a_group_together_where_a_run_has_groups(
+    lively_model: Path, rows: Rows, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = [{**row, "customer": number // 2} for number, row in enumerate(rows("single-label", 40))]
     options = OPTIONS | {"data.group": "customer", "train.epochs": 1}
     run = kitune.train(made, model=str(lively_model), out=tmp_path / "run", text="text", label="label", options=options)
-    notes = run.evaluate(made, baselines=False).notes
-    assert "40 rows are of 20 groups of 'customer': taken for independent, their intervals may be narrow" in notes
+    assert "of other such groups of rows" in capsys.readouterr().err
+    # Three copies of each customer's rows tell nothing new.
+    thrice = [{**row, "text": f"{row['text']} {copy}"} for row in made for copy in ("again", "anew", "twice")]
+    found = run.evaluate(thrice, baselines=False)
+    assert "120 rows are of 20 groups: the intervals draw whole groups" in found.notes
+    alone = run.evaluate([{k: v for k, v in row.items() if k != "customer"} for row in thrice], baselines=False)
+    assert not any("groups" in note for note in alone.notes)
+    assert found.metrics == alone.metrics
+    widths = [high - low for low, high in (found.intervals["log_loss"], alone.intervals["log_loss"])]
+    assert widths[0] > 1.3 * widths[1]
+
+
+def test_few_groups_are_told_to_say_little() -> None:
+    logits = np.random.default_rng(0).normal(size=(200, 2)).astype(np.float32)
+    found = judged(
+        Answered("single-label", logits, np.arange(200) % 2, ("no", "yes"), groups=np.arange(200) // 25), "t"
+    )
+    told = "200 rows are of 8 groups: the intervals draw whole groups, but so few of them say little"
+    assert any(note.startswith(told) for note in found.notes)
 
 
 def test_a_model_from_elsewhere_reads_both_texts_of_a_pair(run_of: Callable[..., kitune.Run], tmp_path: Path) -> None:

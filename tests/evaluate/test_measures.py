@@ -163,6 +163,54 @@ def test_of_500_test_sets_the_interval_covers_the_true_accuracy_in_93_to_97_perc
     assert 0.93 <= covered / 500 <= 0.97
 
 
+@pytest.mark.parametrize("sizes", ["equal", "uneven"])
+def test_of_groups_whose_rows_are_alike_the_interval_covers_the_truth_where_one_by_rows_does_not(sizes: str) -> None:
+    generator = np.random.default_rng(5)
+    by_rows = by_groups = 0
+    for _ in range(500):
+        share = generator.beta(4, 1, size=60)  # of a customer's rows that are right; 0.8 on average
+        count = np.full(60, 10) if sizes == "equal" else 1 + generator.geometric(0.1, size=60)
+        groups = np.repeat(np.arange(60), count)
+        answers = right_or_wrong(generator.random(len(groups)) < share[groups])
+        low, high = intervals(answers, groups=groups)["accuracy"]
+        by_groups += low <= 0.8 <= high
+        low, high = intervals(answers)["accuracy"]
+        by_rows += low <= 0.8 <= high
+    assert 0.93 <= by_groups / 500 <= 0.97
+    assert by_rows / 500 < 0.8
+
+
+@pytest.mark.parametrize("task", ["single-label", "multi-label", "regression"])
+def test_intervals_of_groups_of_one_row_are_those_of_rows(task: str) -> None:
+    generator = np.random.default_rng(8)
+    logits = generator.normal(size=(60, 1 if task == "regression" else 3)).astype(np.float32)
+    labels: dict[str, NDArray[np.int64] | NDArray[np.float32]] = {
+        "single-label": generator.integers(0, 3, 60),
+        "multi-label": (generator.random((60, 3)) < 0.5).astype(np.float32),
+        "regression": (logits + generator.normal(size=(60, 1))).astype(np.float32),
+    }
+    answered = Answered(task, logits, labels[task], NAMES[: logits.shape[1]])  # type: ignore[arg-type]
+    groups = np.repeat(np.arange(20), 3)
+    for measure in measures(answered):
+        rows, own, together = (intervals(measure, groups=one) for one in (None, 7 + np.arange(60), groups))
+        assert own.keys() == rows.keys()
+        for name, (low, high) in rows.items():
+            assert own[name][1] - own[name][0] == pytest.approx(high - low, rel=0.35), name
+        assert together.keys() <= rows.keys()
+    assert intervals(measures(answered)[0], groups=np.zeros(60, dtype=np.int64)) == {}
+
+
+def test_a_difference_over_groups_is_that_of_whole_groups() -> None:
+    generator = np.random.default_rng(9)
+    groups = np.repeat(np.arange(30), 10)
+    easy = generator.random(30)[groups] < 0.5  # one side answers all rows of such a customer, the other none
+    one, other = right_or_wrong(easy), right_or_wrong(~easy)
+    by_rows, by_groups = difference(one, other, "accuracy"), difference(one, other, "accuracy", groups)
+    assert by_rows is not None
+    assert by_groups is not None
+    assert (by_groups[1] - by_groups[0]) / (by_rows[1] - by_rows[0]) == pytest.approx(10**0.5, rel=0.2)
+
+
 def test_intervals_are_the_same_each_time_and_hold_the_value() -> None:
     answered = single(1, 200, 3)
     first, second = (intervals(measures(answered)[0], most=200) for _ in range(2))
