@@ -93,7 +93,8 @@ class DataOptions(Layout):
     id: str | None = Field(None, description="A column that names a row; kept beside its predictions.")
     weight: str | None = Field(None, description="A column with each row's weight in the loss, 0 or more.")
     group: str | None = Field(
-        None, description="Rows of one group (one customer) never stand on both sides of a split."
+        None,
+        description="Rows of one group (one customer) never stand on both sides of a split, and intervals draw them together.",
     )
     labels: tuple[str, ...] | None = Field(
         None, min_length=1, description="Label names in order; a label that is a number may then be a position in it."

@@ -85,6 +85,11 @@ class Model:
         """The text columns, as it was trained."""
         return self.data.text
 
+    @property
+    def group_of_run(self) -> str | None:
+        """The column of groups, as it was trained."""
+        return None if self.run is None else self.run.data.group
+
     def predict(self, data: Any) -> Predictions:
         """Answers for texts, pairs or a table: a row out for a row in, in the same order.
 
@@ -129,12 +134,15 @@ class Model:
         """This model for files of another layout, or another reading of long texts: `{"data.encoding": "cp932"}`.
 
         `data.text` names the text columns, where they are called otherwise; `data.labels` says what its outputs are called, in
-        their order; `train.include_for_metrics` what the user's own metrics are given.
+        their order; `data.group` whose rows chance draws together; `train.include_for_metrics` what the user's own metrics are
+        given.
 
         Raises:
             UserError: another option than one of these.
         """
-        known = [f"data.{name}" for name in (*Layout.model_fields, "text", "labels", "long_texts", "most_windows")]
+        known = [
+            f"data.{name}" for name in (*Layout.model_fields, "text", "labels", "group", "long_texts", "most_windows")
+        ]
         known.append("train.include_for_metrics")
         wrong = next((name for name in changes if name not in known), None)
         if wrong is not None:
@@ -238,7 +246,8 @@ class Model:
         column = label or self.data.label
         if column is None:
             raise UserError("the model does not know which column holds the labels", fix="name it: --label COLUMN")
-        require_columns(table, [column, *by])
+        asked_for = [self.data.group] if self.data.group not in (None, self.group_of_run) else []
+        require_columns(table, [column, *by, *asked_for])
         if not len(table):
             raise UserError(f"{table.source}: it has no rows to score", fix="give labelled rows")
         for note in table.notes:
@@ -288,6 +297,8 @@ class Model:
         places = read_by_place(table.values(column), self.task, self.label_names, self.data.label_separator)
         if places is not None:
             yield f"column {column!r}: {places}"
+        if self.group_of_run is not None and self.data.group not in table.columns:
+            yield f"without the column {self.data.group!r} of its groups, the intervals take rows for independent"
         if self.run is not None and self.run.train.compute_metrics and not told:
             yield f"metrics of your own: {command('--compute-metrics', self.run.train.compute_metrics)}"
 

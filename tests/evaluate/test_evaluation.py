@@ -397,10 +397,18 @@ def test_intervals_draw_the_rows_of_a_group_together_where_a_run_has_groups(
     found = run.evaluate(thrice, baselines=False)
     assert "120 rows are of 20 groups: the intervals draw whole groups" in found.notes
     alone = run.evaluate([{k: v for k, v in row.items() if k != "customer"} for row in thrice], baselines=False)
-    assert not any("groups" in note for note in alone.notes)
+    assert "without the column 'customer' of its groups, the intervals take rows for independent" in alone.notes
     assert found.metrics == alone.metrics
     widths = [high - low for low, high in (found.intervals["log_loss"], alone.intervals["log_loss"])]
     assert widths[0] > 1.3 * widths[1]
+
+
+def test_groups_may_be_told_to_an_evaluation(run_of: Callable[..., kitune.Run], rows: Rows) -> None:
+    made = [{**row, "who": number // 2} for number, row in enumerate(rows("single-label", 40))]
+    told = run_of("single-label").model.with_layout({"data.group": "who"})
+    assert any(note.startswith("40 rows are of 20 groups") for note in told.evaluate(made, baselines=False).notes)
+    with pytest.raises(UserError, match=r"'whom'.*\n  fix: "):
+        told.with_layout({"data.group": "whom"}).evaluate(made, baselines=False)
 
 
 def test_few_groups_are_told_to_say_little() -> None:
