@@ -13,7 +13,7 @@ from kitune.data.table import Table
 from kitune.data.write import require_new_file, row_writer
 from kitune.errors import UserError, numbered
 from kitune.evaluate.score import WINDOW_ROWS, Predictions
-from kitune.glue import GlueTask, glue_rows, require_words
+from kitune.glue import GlueTask, glue_index, glue_rows, require_words
 from kitune.predict import Model
 
 ANSWER_TYPES: dict[TaskName, pa.DataType] = {
@@ -60,6 +60,7 @@ def predict_file(
         option = "--top" if top else "--probabilities"
         raise UserError(f"{option}: a regression answers with one number", fix="leave it out")
     text, full, empty = model.columns_in(table), 0, 0
+    index = np.arange(0) if glue is None else glue_index(table)
     with row_writer(out, "utf-8-sig" if excel else "utf-8") as write:
         for begin in range(0, len(table), WINDOW_ROWS):
             rows = np.arange(begin, min(begin + WINDOW_ROWS, len(table)))
@@ -68,7 +69,7 @@ def predict_file(
             full, empty = full + model.full_rows(encoded), empty + int(empty_rows(window, text).sum())
             answers = model.answers(encoded)
             if glue is not None:
-                write(glue_rows(glue, answers, window, begin=begin))
+                write(glue_rows(glue, answers, index[rows]))
             else:
                 write(answer_rows(answers, window, columns, probabilities=probabilities, top=top))
     if empty:

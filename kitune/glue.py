@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from kitune.config import TaskName
 from kitune.data.labels import yaml_list
@@ -85,10 +86,16 @@ def require_words(task: GlueTask, names: Sequence[str], of: TaskName) -> None:
         )
 
 
-def glue_rows(task: GlueTask, answers: Predictions, table: Table, *, begin: int) -> pa.Table:
-    """`index` and `prediction` of some rows, the first of which is row `begin` of the file."""
-    column = next((name for name in INDEX_COLUMNS if name in table.columns and counts(table.values(name))), None)
-    index: Any = np.arange(begin, begin + len(table)) if column is None else table.values(column)
+def glue_index(table: Table) -> NDArray[Any]:
+    """The number of each row, (rows,): of the file's own index, or as they stand, from 0."""
+    for name in INDEX_COLUMNS:
+        if name in table.columns and counts(values := table.values(name)):
+            return np.asarray([int(value) for value in values], dtype=np.int64)
+    return np.arange(len(table))
+
+
+def glue_rows(task: GlueTask, answers: Predictions, index: NDArray[Any]) -> pa.Table:
+    """`index` and `prediction` of some rows, whose numbers are `index`, (rows,)."""
     if task.words:
         said = [task.words[name] for name in answers.labels]
     else:
@@ -97,8 +104,8 @@ def glue_rows(task: GlueTask, answers: Predictions, table: Table, *, begin: int)
 
 
 def counts(values: Sequence[Any]) -> bool:
-    """Whether a column numbers its rows: an id that is no number has no place in a submission."""
-    return all(str(value).isdecimal() for value in values)
+    """Whether a column numbers its rows: an id that is no number, or comes twice, has no place in a submission."""
+    return len(set(values)) == len(values) and all(str(value).isdecimal() for value in values)
 
 
 def count_note(task: GlueTask, out: Path | None, rows: int) -> str | None:

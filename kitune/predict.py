@@ -31,10 +31,11 @@ from kitune.data.sources import read_part
 from kitune.data.split import text_keys
 from kitune.data.table import Table
 from kitune.errors import UserError, command, numbered
-from kitune.evaluate.evaluation import Evaluation, dependence, judged, slices_of
+from kitune.evaluate.evaluation import Evaluation, dependence, judged
 from kitune.evaluate.measures import Answered, Measure
 from kitune.evaluate.own_metrics import MetricsFunction, loaded, own_measure
 from kitune.evaluate.score import Predictions, outputs
+from kitune.evaluate.slices import slices_of
 from kitune.inference import load_to_answer
 from kitune.known import KnownTexts, known_texts
 from kitune.model.encoder import load_config, model_folder

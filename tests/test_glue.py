@@ -15,7 +15,7 @@ from kitune.cli import main
 from kitune.data.read import read_table
 from kitune.errors import UserError
 from kitune.evaluate.score import Predictions
-from kitune.glue import GLUE, count_note, glue_rows, glue_task
+from kitune.glue import GLUE, count_note, glue_index, glue_rows, glue_task
 
 DATA = Path(__file__).parents[2] / "shared" / "data"
 Rows = Callable[..., list[dict[str, Any]]]
@@ -77,26 +77,41 @@ def test_a_submission_has_the_official_name_header_indices_and_words(
 
 
 def test_each_answer_becomes_its_own_word() -> None:
-    table = read_table([{"text": "a"}, {"text": "b"}, {"text": "c"}])
+    index = np.asarray([7, 8, 9])
     logits = np.asarray([[2, 0], [0, 2], [2, 0]], dtype=np.float32)
     answers = Predictions(logits, ("not_entailment", "entailment"), "single-label")
-    assert glue_rows(GLUE["WNLI"], answers, table, begin=7).to_pydict() == {
+    assert glue_rows(GLUE["WNLI"], answers, index).to_pydict() == {
         "index": [7, 8, 9],
         "prediction": ["0", "1", "0"],
     }
-    assert glue_rows(GLUE["QNLI"], answers, table, begin=0)["prediction"].to_pylist()[0] == "not_entailment"
+    assert glue_rows(GLUE["QNLI"], answers, index)["prediction"].to_pylist()[0] == "not_entailment"
     scores = Predictions(np.asarray([[-1], [2.5], [9]], dtype=np.float32), ("score",), "regression")
-    assert glue_rows(GLUE["STS-B"], scores, table, begin=0)["prediction"].to_pylist() == ["0.000", "2.500", "5.000"]
+    assert glue_rows(GLUE["STS-B"], scores, index)["prediction"].to_pylist() == ["0.000", "2.500", "5.000"]
 
 
 @pytest.mark.parametrize("name", [name for name, (names, _) in NINE.items() if names])
 def test_a_label_s_word_is_the_task_s(name: str) -> None:
     names, words = NINE[name]
-    table = read_table([{"text": "a", "id": "q-1"} for _ in names])
     answers = Predictions(np.eye(len(names), dtype=np.float32), names, "single-label")
     expected = ["0", "1"] if words == {"0", "1"} else list(names)
-    found = glue_rows(GLUE[name], answers, table, begin=0).to_pydict()
-    assert found == {"index": list(range(len(names))), "prediction": expected}  # an id that is no number is no index
+    found = glue_rows(GLUE[name], answers, np.arange(len(names))).to_pydict()
+    assert found == {"index": list(range(len(names))), "prediction": expected}
+
+
+@pytest.mark.parametrize(
+    ("columns", "index"),
+    [
+        ({"index": ["4", "9", "5"]}, [4, 9, 5]),
+        ({"idx": [2, 1, 0], "id": [7, 8, 9]}, [2, 1, 0]),
+        ({"id": ["7", "8", "q-1"]}, [0, 1, 2]),  # one that is no number, if only in one row
+        ({"id": ["3", "3", "4"], "pairID": ["5", "6", "7"]}, [5, 6, 7]),  # one that comes twice
+        ({"idx": [0, None, 2]}, [0, 1, 2]),
+        ({}, [0, 1, 2]),
+    ],
+)
+def test_the_index_is_the_file_s_own_where_it_numbers_all_rows(columns: dict[str, list[Any]], index: list[int]) -> None:
+    rows = [{"text": "a", **{name: values[row] for name, values in columns.items()}} for row in range(3)]
+    assert glue_index(read_table(rows)).tolist() == index
 
 
 def test_the_official_number_of_rows_needs_no_word() -> None:

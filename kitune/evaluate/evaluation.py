@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 from rich.cells import cell_len
 
 from kitune.config import TaskName
-from kitune.data.labels import number_in
 from kitune.data.split import groups_of
 from kitune.data.table import Rows, Table
 from kitune.errors import numbered
@@ -26,10 +25,6 @@ from kitune.metrics import Metrics, without_nan
 from kitune.notebook import Block, Grid, Shown
 from kitune.tasks import TASKS
 
-# A column of numbers with more distinct values than this is cut at its quartiles.
-MOST_NUMBERS = 12
-# Of a column's values so many have a slice of their own, the commonest first.
-MOST_SLICES = 20
 # Of a confusion matrix that is wider than a terminal, the largest cells are listed.
 MOST_WIDTH, LISTED_CELLS = 78, 12
 DECIMALS = 4
@@ -272,25 +267,6 @@ def leads(answered: Answered, others: Mapping[str, Answered]) -> dict[str, tuple
     }
 
 
-def slices_of(table: Table, column: str) -> tuple[dict[str, Rows], str | None]:
-    """The rows of each value of a column, the commonest first, and a sentence where there are too many values.
-
-    Numbers of many values are cut at their quartiles.
-    """
-    values = ["" if value is None else str(value) for value in table.values(column)]
-    numbers = [number_in(value) for value in values if value]
-    if numbers and None not in numbers and len(set(numbers)) > MOST_NUMBERS:
-        cuts = np.quantile(np.asarray(numbers, dtype=np.float64), (0.25, 0.5, 0.75))
-        values = [quarter(float(number), cuts) if (number := number_in(value)) is not None else "" for value in values]
-    found: dict[str, list[int]] = {}
-    for row, value in enumerate(values):
-        found.setdefault(value or "(empty)", []).append(row)
-    largest = sorted(found, key=lambda value: -len(found[value]))[:MOST_SLICES]
-    more = len(found) - len(largest)
-    note = f"{column}: {numbered(more, 'value')} with fewer rows are not shown" if more else None
-    return {value: np.asarray(found[value], dtype=np.int64) for value in largest}, note
-
-
 def dependence(table: Table, column: str | None) -> Rows | None:
     """The group of each row, (rows,), where chance draws the rows of one together; None where each row is its own."""
     if column is None or column not in table.columns:
@@ -304,13 +280,6 @@ def dependence_note(groups: Rows) -> str:
     count = len(np.unique(groups))
     said = f"{numbered(len(groups), 'row')} are of {numbered(count, 'group')}: the intervals draw whole groups"
     return said if count >= FEW_GROUPS else f"{said}, but so few of them say little, and the intervals are too narrow"
-
-
-def quarter(number: float, cuts: NDArray[np.float64]) -> str:
-    """The quarter of a column that a number is in, in words."""
-    place = int(np.searchsorted(cuts, number, side="left"))
-    low, middle, high = (f"{cut:.12g}" for cut in cuts)
-    return (f"up to {low}", f"{low} to {middle}", f"{middle} to {high}", f"above {high}")[place]
 
 
 def rows_of_labels(answered: Answered) -> tuple[int, ...]:

@@ -17,9 +17,10 @@ from kitune.data.table import Table
 from kitune.errors import UserError
 from kitune.evaluate import linear
 from kitune.evaluate.baselines import SAMPLE_ROWS, writes_without_words
-from kitune.evaluate.evaluation import MOST_SLICES, judged, scores, slices_of
+from kitune.evaluate.evaluation import judged, scores
 from kitune.evaluate.measures import Answered
 from kitune.evaluate.score import score
+from kitune.evaluate.slices import MOST_SLICES, slices_of
 from kitune.inference import load_to_embed
 from tests.jsonl import write_rows
 
