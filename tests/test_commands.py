@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 LANGUAGES = ("README.md", "README.ja.md", "README.ko.md", "README.zh.md")
 BLOCK = re.compile(r"^```(sh|python)(?: title=\"([^\"]+)\")?\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # Blocks that set up what the suite itself runs in.
-SET_UP = re.compile(r"^(make demo|pip install -e '\.\[(\w+)\]')$")
+SET_UP = re.compile(r"^(make demo|\. \.venv/bin/activate|pip install -e '\.\[(\w+)\]')$")
 Rows = Callable[..., list[dict[str, Any]]]
 
 
@@ -64,7 +64,8 @@ def repositories(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, row
             card += [f"  - split: {split}", f"    path: {config}/{split}-*"]
     (glue / "README.md").write_text("\n".join([*card, "---", "# GLUE", ""]))
     models = root / "models"
-    for name in ("prajjwal1/bert-tiny", "google-bert/bert-base-uncased"):
+    of_translations = ("klue/roberta-base", "hfl/chinese-roberta-wwm-ext")
+    for name in ("prajjwal1/bert-tiny", "google-bert/bert-base-uncased", *of_translations):
         shutil.copytree(tiny_model, models / name)
     japanese = models / "tohoku-nlp" / "bert-base-japanese-whole-word-masking"
     shutil.copytree(tiny_model, japanese)
@@ -120,7 +121,9 @@ def place(tmp_path: Path, rows: Rows) -> Path:
         shutil.copy(tmp_path / f"{part}.csv", tmp_path / "folder" / f"{part}.csv")
     moods = {"良": ("最高です", "また買う"), "悪": ("最悪です", "買うない")}
     lines = [[f"この商品は{moods[mood][i % 2]}{i}", mood] for i in range(15) for mood in moods]
-    table("kuchikomi.csv", ["本文", "評価"], lines, encoding="cp932")
+    for name in ("kuchikomi.csv", "more-kuchikomi.csv"):
+        table(name, ["本文", "評価"], lines, encoding="cp932")
+    table("new-kuchikomi.csv", ["本文"], [line[:1] for line in lines], encoding="cp932")
     return tmp_path
 
 

@@ -14,6 +14,9 @@ from kitune.data.scratch import scratch_copy
 from kitune.errors import UserError
 
 UTF8 = "utf-8-sig"  # with a byte order mark or without
+WEB = ("https://", "http://")
+# Without an answer for so long a server counts as silent.
+WEB_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -56,7 +59,7 @@ def is_packed(name: str) -> bool:
 
 
 def is_remote(source: object) -> bool:
-    """Whether a name is an address of fsspec's: https://, s3://, hf:// and so on."""
+    """Whether a name is an address: https://, hf://, s3:// and so on."""
     return isinstance(source, str) and "://" in source
 
 
@@ -98,21 +101,45 @@ def in_utf8(file: File, encoding: str) -> Iterator[File]:
 @contextmanager
 def fetched(address: str) -> Iterator[Path]:
     """A copy of what is at an address."""
-    import fsspec
-
     with ExitStack() as stack:
         try:
-            path = stack.enter_context(spooled(stack.enter_context(fsspec.open(address, "rb"))))
+            blocks = from_web(address, stack) if address.startswith(WEB) else from_fsspec(address, stack)
+            path = stack.enter_context(scratch_copy(blocks))
         except ImportError as error:  # says which package reads this kind of address
-            raise UserError(f"{address}: {error}", fix="install that package") from None
+            raise UserError(f"{address}: {error}", fix="install it with pip") from None
         except Exception as error:  # every file system has errors of its own
             reason = " ".join(str(error).split())[:160] or type(error).__name__
             raise UserError(f"{address}: cannot be read: {reason}", fix="check the address and your access") from None
         yield path
 
 
+def from_web(address: str, stack: ExitStack) -> Iterator[bytes]:
+    """What a web server sends: fsspec would want two more packages for it."""
+    from urllib.request import Request, urlopen
+
+    response = stack.enter_context(urlopen(Request(address, headers={"User-Agent": "kitune"}), timeout=WEB_SECONDS))
+    told, sent = response.headers["Content-Length"], 0
+    for block in blocks_of(response):
+        sent += len(block)
+        yield block
+    if told is not None and sent < int(told):  # which urllib keeps to itself
+        raise OSError(f"it breaks off after {sent:,} of {int(told):,} bytes")
+
+
+def from_fsspec(address: str, stack: ExitStack) -> Iterator[bytes]:
+    """What another file system has."""
+    import fsspec
+
+    return blocks_of(stack.enter_context(fsspec.open(address, "rb")))
+
+
 @contextmanager
 def spooled(stream: BinaryIO) -> Iterator[Path]:
     """A file with all that the stream holds."""
-    with scratch_copy(iter(partial(stream.read, 2**20), b"")) as path:
+    with scratch_copy(blocks_of(stream)) as path:
         yield path
+
+
+def blocks_of(stream: BinaryIO) -> Iterator[bytes]:
+    """The stream, a mebibyte at a time."""
+    return iter(partial(stream.read, 2**20), b"")

@@ -3,6 +3,9 @@
 import gzip
 import io
 import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -331,6 +334,52 @@ def test_an_address_of_fsspec_is_read(tmp_path: Path) -> None:
     for address in ("memory://folder/none.csv", "klingon://a/b.csv"):
         with pytest.raises(UserError, match=f"{address}: cannot be read"):
             read_table(address)
+
+
+class Web(BaseHTTPRequestHandler):
+    """A server with a few rows; one of its bodies breaks off."""
+
+    rows = "text,label\nとても良い,a\nbad,b\n".encode()
+
+    def do_GET(self) -> None:
+        name = self.path.partition("?")[0]
+        if name == "/moved.csv":
+            self.send_response(302)
+            self.send_header("Location", "/rows.csv")
+            self.end_headers()
+            return
+        bodies = {"/rows.csv": self.rows, "/rows.csv.gz": gzip.compress(self.rows), "/broken.csv": self.rows[:20]}
+        if name not in bodies:
+            self.send_error(404)
+            return
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.rows) if name == "/broken.csv" else len(bodies[name])))
+        self.end_headers()
+        self.wfile.write(bodies[name])
+
+    def log_message(self, *_: Any) -> None:
+        """Nothing: the tests' output is not its place."""
+
+
+@pytest.fixture
+def web() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Web) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "rows.csv.gz", "rows.csv?download=1", "moved.csv"])
+def test_a_file_of_a_web_server_is_read(web: str, name: str) -> None:
+    table = read_table(f"{web}/{name}")
+    assert table.texts("text") == ["とても良い", "bad"]
+    assert table.where(1) == f"{web}/{name}, line 3"
+
+
+@pytest.mark.parametrize(("name", "said"), [("none.csv", "404"), ("broken.csv", "after 20 of 35 bytes")])
+def test_a_web_server_s_refusal_or_broken_answer_is_an_error_not_fewer_rows(web: str, name: str, said: str) -> None:
+    with pytest.raises(UserError, match=rf"{web}/{name}: cannot be read: .*{said}"):
+        read_table(f"{web}/{name}")
 
 
 def test_the_line_that_excel_writes_above_a_header_names_the_delimiter(tmp_path: Path) -> None:
