@@ -59,6 +59,7 @@ def predict_file(
     if model.task == "regression" and (top or probabilities):
         option = "--top" if top else "--probabilities"
         raise UserError(f"{option}: a regression answers with one number", fix="leave it out")
+    model = model.reading(table)
     text, full, empty = model.columns_in(table), 0, 0
     index = np.arange(0) if glue is None else glue_index(table)
     with row_writer(out, "utf-8-sig" if excel else "utf-8") as write:

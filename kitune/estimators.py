@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
+from numbers import Integral
 from pathlib import Path
 from threading import Lock
 from typing import Any, Literal, TypeAlias
@@ -14,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d
 
@@ -28,6 +30,9 @@ Texts: TypeAlias = Any
 LABEL, WEIGHT = "label", "weight"
 # Options that are parameters by another name.
 PARAMETERS = {"train.seed": "random_state"}
+# Options that say what the rows are, which `fit` is given, or which estimator it is.
+GIVEN = ("train", "valid", "test", "text", "label", "labels", "weight")
+GIVEN_TO_FIT = frozenset({"task", *(f"data.{name}" for name in GIVEN)})
 
 
 class TextEstimator(BaseEstimator):  # type: ignore[misc]
@@ -82,6 +87,8 @@ class TextEstimator(BaseEstimator):  # type: ignore[misc]
             "data.max_length": self.max_length,
         }
         options = dict(self.options or {})
+        for name in sorted(GIVEN_TO_FIT & options.keys()):
+            raise ValueError(f"options: {name}: fit is given the rows, and the estimator is of one task; leave it out")
         for name in sorted({"model", "data.valid_share", *named} & options.keys()):
             parameter = PARAMETERS.get(name, name.rpartition(".")[2])
             raise ValueError(f"options: {name} is the parameter {parameter}, which a search would set in vain")
@@ -185,7 +192,10 @@ class TextClassifier(ClassifierMixin, TextEstimator):  # type: ignore[misc]
             y: (rows,) labels.
             sample_weight: (rows,) weight of each row in the loss, or None.
         """
+        if isinstance(y, list | tuple) and any(value is None or value != value for value in y):
+            y = np.asarray(y, dtype=object)  # else numpy would make words of what is missing
         columns, labels, weights = rows_that_weigh(X, y, sample_weight)
+        require_labels(labels)
         check_classification_targets(labels)
         if len(found := np.unique(labels)) < 2:
             raise ValueError(f"y has one class, {found.tolist()[0]!r}: there is nothing to tell apart")
@@ -237,7 +247,21 @@ def seed_of(random_state: Any) -> int:
     """A training's seed from what scikit-learn calls a random state."""
     if random_state is None:
         return 1
-    return int(random_state.randint(2**31)) if hasattr(random_state, "randint") else int(random_state)
+    return (
+        int(random_state)
+        if isinstance(random_state, Integral)
+        else int(check_random_state(random_state).randint(2**31))
+    )
+
+
+def require_labels(labels: NDArray[Any]) -> None:
+    """Refuse a label that is missing, or labels of which some are words and some numbers, which have no order."""
+    values = labels.tolist()
+    missing = next((value for value in values if value is None or value != value), "")
+    if missing != "":
+        raise ValueError(f"y has {missing!r}, which is no label: leave those rows out, or give them the weight 0")
+    if len({isinstance(value, str) for value in values}) > 1:
+        raise ValueError("y has words and numbers: give labels of one kind")
 
 
 def rows_that_weigh(

@@ -23,7 +23,7 @@ from kitune.evaluate.measures import Answered
 from kitune.evaluate.own_metrics import MetricsFunction, OwnMetrics, filled_ids, own_metrics
 from kitune.evaluate.score import Predictions, outputs, plan_prediction, score, threshold_of
 from kitune.inference import load_to_answer
-from kitune.known import KnownTexts
+from kitune.known import KnownTexts, known_texts
 from kitune.metrics import Metrics, table_line
 from kitune.model.engine import slow_down
 from kitune.notebook import Block, Grid, Shown
@@ -382,9 +382,13 @@ def finish(job: Job, state: State) -> Run:
 
 
 def texts_of(parts: Parts) -> KnownTexts:
-    """The texts that a run is made with."""
+    """The texts that a run is made with, those of the run that it goes on from among them."""
     trained = np.unique(parts.given_keys["train"])
     chose = parts.keys("valid") if "valid" in parts.given else trained[:0]
+    model = Path(parts.options.model)
+    for run in (model, model.parent) if model.is_dir() else ():  # a run, or a folder of weights in one
+        if (earlier := known_texts(run)) is not None:
+            trained, chose = np.union1d(trained, earlier.trained), np.union1d(chose, earlier.choosing)
     return KnownTexts(trained, np.setdiff1d(chose, trained))
 
 

@@ -105,7 +105,7 @@ def glue_rows(task: GlueTask, answers: Predictions, index: NDArray[Any]) -> pa.T
 
 def counts(values: Sequence[Any]) -> bool:
     """Whether a column numbers its rows: an id that is no number, or comes twice, has no place in a submission."""
-    return len(set(values)) == len(values) and all(str(value).isdecimal() for value in values)
+    return all(str(value).isdecimal() for value in values) and len(set(values)) == len(values)
 
 
 def count_note(task: GlueTask, out: Path | None, rows: int) -> str | None:

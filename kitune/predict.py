@@ -118,7 +118,10 @@ class Model:
             ]
             if strange:
                 raise UserError(f"item {strange[0][0]} (from 0): {strange[0][1]!r} is no text", fix="give strings")
-            rows = {name: pa.array([pair[i] for pair in pairs], pa.string()) for i, name in enumerate(columns)}
+            try:
+                rows = {name: pa.array([pair[i] for pair in pairs], pa.string()) for i, name in enumerate(columns)}
+            except UnicodeEncodeError as error:  # half of a surrogate pair
+                raise UserError(f"the texts: {error.object!r} is no Unicode text", fix="mend that text") from None
             return Table(pa.table(rows), "the texts")
         return self.read(data)
 
@@ -173,9 +176,22 @@ class Model:
 
     def columns_in(self, table: Table) -> tuple[str, ...]:
         """The text columns of `table` for this model."""
-        text = self.text or guess_text(table, {None})
+        text = self.text or guess_text(table, {self.data.label})
         require_columns(table, text)
         return text
+
+    def reading(self, table: Table, taken: Sequence[str] = ()) -> "Model":
+        """This model with the text columns of `table`, which are guessed aloud where it does not know them.
+
+        Args:
+            taken: columns that hold something else.
+        """
+        if self.text is not None:
+            return self
+        text = guess_text(table, {self.data.label, *taken})
+        if len(table.columns) > len(text):
+            self.machine.say(f"text column{'s' if len(text) > 1 else ''}: {' and '.join(text)}")
+        return replace(self, data=self.data.model_copy(update={"text": text}))
 
     def predict_table(self, table: Table) -> Predictions:
         """Answers for every row of `table`."""
@@ -255,24 +271,26 @@ class Model:
             self.machine.say(note)
         separator = self.data.label_separator
         labels = label_array(table, column, self.task, self.label_names, separator=separator, trained=True)
-        encoded, keys = self.encode(table), text_keys(table, self.columns_in(table))
-        groups = dependence(table, self.data.group)
-        answered = Answered(self.task, self.logits(encoded), labels, self.label_names, self.threshold, groups)
-        notes = list(self.notes(table, column, encoded, keys, told=own is not None))
+        model = self.reading(table, [column, *by])
+        others: dict[str, Answered] = {}
+        lacking: list[str] = []
+        if baselines:  # first, for it may turn out that the rows to learn from are not there
+            others, lacking = model.rivals(table, column, labels, train)
+        encoded, keys = model.encode(table), text_keys(table, model.columns_in(table))
+        groups = dependence(table, model.data.group)
+        answered = Answered(model.task, model.logits(encoded), labels, model.label_names, model.threshold, groups)
+        notes = list(model.notes(table, column, encoded, keys, told=own is not None))
         measure: Measure | None = None
         try:
             measure = None if own is None else own_measure(own, answered, encoded)
         except UserError as error:
             notes.append(f"{error.problem}: left out")
-        others: dict[str, Answered] = {}
-        if baselines:
-            others, lacking = self.rivals(table, column, labels, train)
-            notes += lacking
+        notes += lacking
         slices = {name: slices_of(table, name) for name in by}
         return judged(
             answered,
             table.source,
-            new=None if self.known is None else self.known.new(keys),
+            new=None if model.known is None else model.known.new(keys),
             groups={name: rows for name, (rows, _) in slices.items()},
             baselines=others,
             own=measure,
@@ -298,7 +316,7 @@ class Model:
         places = read_by_place(table.values(column), self.task, self.label_names, self.data.label_separator)
         if places is not None:
             yield f"column {column!r}: {places}"
-        if self.group_of_run is not None and self.data.group not in table.columns:
+        if self.group_of_run and self.data.group and self.data.group not in table.columns:
             yield f"without the column {self.data.group!r} of its groups, the intervals take rows for independent"
         if self.run is not None and self.run.train.compute_metrics and not told:
             yield f"metrics of your own: {command('--compute-metrics', self.run.train.compute_metrics)}"
@@ -308,7 +326,7 @@ class Model:
     ) -> tuple[dict[str, Answered], list[str]]:
         """What the baselines say of the same rows, and why one is missing."""
         names = None if self.task == "regression" else self.label_names
-        told = {"text": self.columns_in(table), "label": column, "labels": names}
+        told = {"text": self.columns_in(table), "label": column, "labels": names, "group": self.group_of_run}
         options = (self.run or RunOptions()).model_copy(
             update={"task": self.task, "data": self.data.model_copy(update=told)}
         )

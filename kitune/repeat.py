@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import isfinite
+from operator import index
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any, Literal
@@ -26,7 +27,7 @@ from kitune.errors import UserError, command, numbered
 from kitune.evaluate.evaluation import Evaluation, dependence, judged
 from kitune.evaluate.measures import Answered
 from kitune.evaluate.score import Predictions
-from kitune.finetune import Run, finetune, go_on
+from kitune.finetune import Run, finetune, go_on, texts_of
 from kitune.metrics import Metrics
 from kitune.notebook import Block, Grid, Shown, speech
 from kitune.prepare import asked, with_whole_paths
@@ -125,7 +126,11 @@ def cross_validate(
         The scores of each fold, and of all answers together; the answers are in `out-of-fold.parquet`, a row for each row.
     """
     told = {"model": model, "text": text, "label": label, "task": task, "options": options}
-    return repeated("folds", folds, (data, valid, None), out, config, resume, told)
+    try:
+        wanted = None if folds is None else index(folds)
+    except TypeError:
+        raise UserError(f"folds={folds!r}: it is a whole number", fix="folds=5") from None
+    return repeated("folds", wanted, (data, valid, None), out, config, resume, told)
 
 
 def train_seeds(
@@ -153,7 +158,10 @@ def train_seeds(
         resume: the folder of trainings that were cut off.
     """
     told = {"model": model, "text": text, "label": label, "task": task, "options": options}
-    wanted = None if seeds is None else list(dict.fromkeys(map(int, seeds)))
+    try:
+        wanted = None if seeds is None else list(dict.fromkeys(map(index, seeds)))
+    except TypeError:
+        raise UserError(f"seeds={seeds!r}: they are a list of whole numbers", fix="seeds=[1, 2, 3]") from None
     return repeated("seeds", wanted, (data, valid, test), out, config, resume, told)
 
 
@@ -326,8 +334,12 @@ def over_seeds(
             name: given.data for name, given in parts.given.items() if name in ("train", "valid")
         }
         found, said = rivals_of(runs[0], table, parts, learn_from)
+        new = None
+        if part == "test":
+            known, keys = texts_of(parts), parts.keys(part)
+            new, notes = known.new(keys), [*notes, *known.notes(keys)]
         source = f"{table.source}, the mean answer of {len(runs)} seeds"
-        together = judged(answered, source, baselines=found, notes=[*said, *notes])
+        together = judged(answered, source, new=new, baselines=found, notes=[*said, *notes])
     metrics = tuple(run.metrics[part] for run in runs)
     return kept(Repeats(folder, names, part, metrics, together, () if together else tuple(notes)))
 

@@ -3,10 +3,13 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+
 from kitune.config import RunOptions
 from kitune.data.long_texts import LongTexts
 from kitune.data.parts import Parts, read_parts
 from kitune.data.read import Source
+from kitune.data.split import text_keys
 from kitune.data.table import Table
 from kitune.errors import UserError, numbered
 from kitune.evaluate.baselines import bag_of_words, frozen_probe, learned, majority
@@ -44,12 +47,16 @@ def rivals(
     try:
         parts = rows_learned(options, run, folder, sources)
     except UserError as error:
+        if sources:  # which the user named
+            raise
         return {}, [f"no baselines: {error.problem}"]
     assert options.data.text is not None
     text = parts.columns.text  # what is evaluated may call its columns otherwise
     named = table.data.select(list(options.data.text)).rename_columns(list(text))
     rows = learned(parts, Table(named, table.source), labels, text)
     machine.say(f"learning baselines from {len(rows.tables['train']):,} rows")
+    known = int(np.isin(text_keys(rows.tables["test"], text), parts.given_keys["train"]).sum())
+    flattered = f"the baselines learn from {numbered(known, 'row')} of these, which flatters them"
 
     def probe() -> Answered:
         if run is None:
@@ -67,7 +74,8 @@ def rivals(
         return frozen_probe(some, embed)
 
     found: dict[str, Answered] = {"majority": majority(rows)}
-    notes: list[str] = []
+    # Of a run it is known which texts are new, and only those are compared.
+    notes: list[str] = [flattered] if run is None and known else []
     for name, learn in {"TF-IDF": lambda: bag_of_words(rows), "frozen probe": probe}.items():
         try:
             found[name] = learn()
@@ -89,7 +97,12 @@ def rows_learned(options: RunOptions, run: RunOptions | None, folder: Path, sour
         where = "the run learned from rows in Python" if run else "it is not known what the model learned from"
         raise UserError(f"{where}; --train FILE names it, or model.evaluate(data, train=rows)", fix="give them")
     parts, _ = read_parts(run.model_copy(update={"data": run.data.model_copy(update={"test": None})}), {})
-    before, now = read_record(folder)["data"], parts.fingerprints()
+    record = read_record(folder)
+    if "valid" in record.get("given", ()) and "valid" not in parts.given:
+        raise UserError(
+            "the run's validation rows came from Python; --train FILE names rows to learn from", fix="name it"
+        )
+    before, now = record["data"], parts.fingerprints()
     if any(before.get(part) != now[part] for part in ("train", "valid")):
         raise UserError(f"{run.data.train}: its rows are not those that the run learned from", fix="put them back")
     return parts

@@ -196,6 +196,9 @@ def test_a_regressor_gives_numbers(lively_model: Path, rows: Rows) -> None:
         ([("a", "b", "c")], ["x"], "3 columns"),
         ([], [], "0 sample"),
         ("great", ["x"] * 5, "X is one text, 'great'"),
+        (["a", "b", "c"], ["x", float("nan"), "y"], "y has nan, which is no label"),
+        (["a", "b", "c"], [None, "x", "y"], "y has None, which is no label"),
+        (["a", "b", "c"], np.array([1, "x", "y"], dtype=object), "y has words and numbers"),
     ],
 )
 def test_what_makes_no_sense_is_refused(lively_model: Path, X: Any, y: Any, said: str) -> None:
@@ -269,6 +272,17 @@ def test_an_option_that_a_parameter_sets_is_refused(lively_model: Path, texts: t
         small(TextClassifier, lively_model, options=SMALL | {"train.learning_rate": 1e-4}).fit(*texts)
     with pytest.raises(ValueError, match=r"train\.seed is the parameter random_state"):
         small(TextClassifier, lively_model, options=SMALL | {"train.seed": 3}).fit(*texts)
+
+
+@pytest.mark.parametrize("name", ["task", "data.train", "data.text", "data.label", "data.labels", "data.weight"])
+def test_an_option_that_would_replace_the_rows_or_the_task_is_refused(lively_model: Path, name: str) -> None:
+    with pytest.raises(ValueError, match=rf"options: {name}: fit is given the rows"):
+        small(TextClassifier, lively_model, options=SMALL | {name: "other"}).fit(["a", "b"], ["x", "y"])
+
+
+def test_a_random_state_that_is_none_is_refused(lively_model: Path, texts: tuple[list[str], Any]) -> None:
+    with pytest.raises(ValueError, match="cannot be used to seed"):
+        small(TextClassifier, lively_model, random_state=np.random.default_rng(0)).fit(*texts)
 
 
 def test_columns_in_another_order_are_refused(lively_model: Path, rows: Rows) -> None:

@@ -112,6 +112,21 @@ def test_seeds_are_pooled_and_their_mean_answer_is_scored(lively_model: Path, ro
     np.testing.assert_allclose(np.asarray(written.column("p(yes)")), shares[:, 1], atol=1e-6)
 
 
+def test_the_mean_answer_of_seeds_is_scored_on_new_texts_too_where_train_has_some(
+    lively_model: Path, rows: Rows, tmp_path: Path
+) -> None:
+    train, new = rows("single-label", 40), rows("single-label", 30, seed=3)
+    new = [{**row, "text": f"{row['text']} again"} for row in new]
+    told = QUICK | {"train.epochs": 1, "doctor.allow": ["leak"]}
+    found = train_seeds(
+        train, seeds=(1, 2), test=[*train[:20], *new], model=str(lively_model), out=tmp_path / "s", options=told
+    )
+    assert found.together is not None
+    assert found.together.new is not None
+    assert (found.together.scores.rows, found.together.new.rows) == (50, 30)
+    assert all(one.rows == 30 for one in found.together.baselines.values())
+
+
 def test_seeds_with_a_valid_part_of_its_own_are_pooled_on_it(lively_model: Path, rows: Rows, tmp_path: Path) -> None:
     told = QUICK | {"data.valid": str(write_rows(tmp_path / "valid.jsonl", valid := rows("single-label", 20, seed=3)))}
     found = train_seeds(
@@ -180,6 +195,18 @@ def test_folds_that_make_no_sense_are_refused(
 ) -> None:
     with pytest.raises(UserError, match=said):
         cross_validate(rows("single-label", 20), model=str(tiny_model), out=tmp_path / "cv", options=QUICK, folds=folds)
+
+
+@pytest.mark.parametrize("folds", ["10", 5.0, [1, 2]])
+def test_a_number_of_folds_is_a_whole_number(folds: Any) -> None:
+    with pytest.raises(UserError, match=r"folds=.*: it is a whole number\n  fix: folds=5"):
+        cross_validate([], folds=folds)
+
+
+@pytest.mark.parametrize("seeds", [3, "1,2", [1.0, 2.0]])
+def test_seeds_are_a_list_of_whole_numbers(seeds: Any) -> None:
+    with pytest.raises(UserError, match=r"seeds=.*: they are a list of whole numbers"):
+        train_seeds([], seeds=seeds)
 
 
 @pytest.mark.parametrize(

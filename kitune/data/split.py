@@ -70,7 +70,13 @@ def groups_of(table: Table, column: str) -> Rows:
     """The group of each row, (rows,), numbered from 0; a row without one belongs to nobody, not to one nameless customer."""
     numbers: dict[object, int] = {}
     keys = (("row", row) if group in (None, "") else ("group", group) for row, group in enumerate(table.values(column)))
-    return np.fromiter((numbers.setdefault(key, len(numbers)) for key in keys), np.int64, len(table))
+    try:
+        return np.fromiter((numbers.setdefault(key, len(numbers)) for key in keys), np.int64, len(table))
+    except TypeError:  # unhashable
+        raise UserError(
+            f"{table.source}: column {column!r} holds lists or records, which name no groups",
+            fix="name a column of texts or numbers",
+        ) from None
 
 
 def sample(stratum: NDArray[np.int64], unit: Rows, count: float, seed: int) -> NDArray[np.bool_]:

@@ -9,6 +9,8 @@ from kitune.evaluate.measures import Ints, Measure
 
 Interval = tuple[float, float]
 CONFIDENCE = 0.95
+# With fewer groups, resamples are so few different ones that an interval would hold the truth in two of three cases.
+FEWEST_GROUPS = 5
 MOST_RESAMPLES, FEWEST_RESAMPLES = 1_000, 200
 # Microseconds for the resamples of one measure: beyond the first figure there are fewer of them, beyond the second there is
 # no interval.
@@ -35,7 +37,8 @@ def intervals(measure: Measure, *, most: int = MOST_RESAMPLES, groups: Ints | No
     and Hinkley 1997, Bootstrap Methods and their Application, section 3.8.
     """
     drawn_apart = len(measure.case) if groups is None else len(np.unique(groups))
-    if not measure.resampled or takes_too_long(measure) or drawn_apart < 2:
+    fewest = 2 if groups is None else FEWEST_GROUPS
+    if not measure.resampled or takes_too_long(measure) or drawn_apart < fewest:
         return {}
     count = min(most, max(FEWEST_RESAMPLES, int(MUCH_WORK / measure.work)))
     if groups is None:
@@ -75,7 +78,7 @@ def difference(first: Measure, second: Measure, name: str, groups: Ints | None =
     """
     rows, work = len(first.case), first.work + second.work + 0.03 * len(first.case)
     count = max(FEWEST_RESAMPLES, min(MOST_RESAMPLES, int(MUCH_WORK / work)))
-    if rows < 2 or count * work > MOST_WORK:
+    if rows < 2 or count * work > MOST_WORK or (groups is not None and len(np.unique(groups)) < FEWEST_GROUPS):
         return None
     gaps = []
     for weights in resamples_of_rows(rows, groups, count):

@@ -20,7 +20,7 @@ from kitune.evaluate.bootstrap import (
     intervals,
     takes_too_long,
 )
-from kitune.evaluate.measures import Answered, Measure, measures
+from kitune.evaluate.measures import Answered, Measure, measures, of_labels
 from kitune.metrics import Metrics, without_nan
 from kitune.notebook import Block, Grid, Shown
 from kitune.tasks import TASKS
@@ -30,6 +30,7 @@ MOST_WIDTH, LISTED_CELLS = 78, 12
 DECIMALS = 4
 # Of fewer groups the intervals hold the truth in less than nine of ten cases.
 FEW_GROUPS = 20
+TOO_FEW = "so few that their intervals are too narrow"
 LABEL_KINDS = ("precision", "recall", "f1")
 
 
@@ -39,18 +40,20 @@ class Scores:
 
     Attributes:
         too_long: the metrics that have none because resampling takes too long.
+        of_labels: the metrics of single labels.
     """
 
     rows: int
     metrics: Metrics
     intervals: Mapping[str, Interval]
     too_long: tuple[str, ...] = ()
+    of_labels: frozenset[str] = frozenset()
 
     @property
     def overall(self) -> "Scores":
         """The same without the metrics of single labels."""
         named: list[Mapping[str, Any]] = [self.metrics, self.intervals]
-        metrics, intervals = ({name: one[name] for name in one if not name.endswith("]")} for one in named)
+        metrics, intervals = ({name: one[name] for name in one if name not in self.of_labels} for one in named)
         return Scores(self.rows, metrics, intervals)
 
     def as_json(self) -> dict[str, Any]:
@@ -85,7 +88,8 @@ def scores(answered: Answered, *, most: int = MOST_RESAMPLES, own: Measure | Non
         metrics |= {new: mine[name] for name, new in called.items()}
         found |= {new: around[name] for name, new in called.items() if name in around}
         too_long += called.values() if takes_too_long(own) or not own.resampled else ()
-    return Scores(len(answered), metrics, found, tuple(name for name in too_long if not name.endswith("]")))
+    single = frozenset(of_labels(answered.label_names))
+    return Scores(len(answered), metrics, found, tuple(name for name in too_long if name not in single), single)
 
 
 def scores_of_some(answered: Answered, rows: Rows) -> Scores:
@@ -216,7 +220,9 @@ def judged(
     if new is not None and len(new):
         compared, others = answered.take(new), {name: one.take(new) for name, one in others.items()}
     if answered.groups is not None:
-        said.append(dependence_note(answered.groups))
+        parts = {} if new is None or not len(new) else {"the new texts": new}
+        parts |= {f"{column} {value}": rows for column, of in (groups or {}).items() for value, rows in of.items()}
+        said += dependence_notes(answered.groups, parts)
     if len(answered) < 100:
         said.append(f"{numbered(len(answered), 'row')} say little: look at the intervals before the values")
     slices = {
@@ -253,6 +259,8 @@ def chance_line(answered: Answered) -> str | None:
     if (interval := intervals(measure_of(metric, answered), groups=answered.groups).get(metric)) is None:
         return None
     drawn = "rows" if answered.groups is None else "groups of rows"
+    if answered.groups is not None and len(np.unique(answered.groups)) < FEW_GROUPS:
+        drawn += f", {TOO_FEW}"
     return f"{metric} of other such {drawn}: {interval[0]:.3f} to {interval[1]:.3f} (95 %)"
 
 
@@ -275,11 +283,20 @@ def dependence(table: Table, column: str | None) -> Rows | None:
     return groups if groups.max(initial=-1) + 1 < len(groups) else None
 
 
-def dependence_note(groups: Rows) -> str:
-    """That intervals are by groups, and whether there are enough of them."""
+def dependence_notes(groups: Rows, parts: Mapping[str, Rows]) -> list[str]:
+    """That intervals are by groups, and where there are too few of them.
+
+    Args:
+        groups: of all rows, (rows,).
+        parts: the rows of each part that has intervals of its own.
+    """
     count = len(np.unique(groups))
     said = f"{numbered(len(groups), 'row')} are of {numbered(count, 'group')}: the intervals draw whole groups"
-    return said if count >= FEW_GROUPS else f"{said}, but so few of them say little, and the intervals are too narrow"
+    if count < FEW_GROUPS:
+        return [f"{said}, {TOO_FEW}"]
+    few = [name for name, rows in parts.items() if len(np.unique(groups[rows])) < FEW_GROUPS]
+    listed = ", ".join(few[:5]) + (f" and {len(few) - 5} more" if len(few) > 5 else "")
+    return [said, *([f"{listed}: of fewer than {FEW_GROUPS} groups, {TOO_FEW}"] if few else [])]
 
 
 def rows_of_labels(answered: Answered) -> tuple[int, ...]:

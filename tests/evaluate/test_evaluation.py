@@ -17,8 +17,8 @@ from kitune.data.table import Table
 from kitune.errors import UserError
 from kitune.evaluate import linear
 from kitune.evaluate.baselines import SAMPLE_ROWS, writes_without_words
-from kitune.evaluate.evaluation import judged, scores
-from kitune.evaluate.measures import Answered
+from kitune.evaluate.evaluation import chance_line, judged, leads, scores
+from kitune.evaluate.measures import Answered, Measure
 from kitune.evaluate.score import score
 from kitune.evaluate.slices import MOST_SLICES, slices_of
 from kitune.inference import load_to_embed
@@ -391,8 +391,9 @@ def test_intervals_draw_the_rows_of_a_group_together_where_a_run_has_groups(
 ) -> None:
     made = [{**row, "customer": number // 2} for number, row in enumerate(rows("single-label", 40))]
     options = OPTIONS | {"data.group": "customer", "train.epochs": 1}
-    run = kitune.train(made, model=str(lively_model), out=tmp_path / "run", text="text", label="label", options=options)
-    assert "of other such groups of rows" in capsys.readouterr().err
+    valid = [{**row, "customer": number // 2} for number, row in enumerate(rows("single-label", 24, seed=2))]
+    run = kitune.train(made, valid=valid, model=str(lively_model), out=tmp_path / "run", options=options)
+    assert "of other such groups of rows, so few that their intervals are too narrow: " in capsys.readouterr().err
     # Three copies of each customer's rows tell nothing new.
     thrice = [{**row, "text": f"{row['text']} {copy}"} for row in made for copy in ("again", "anew", "twice")]
     found = run.evaluate(thrice, baselines=False)
@@ -412,12 +413,115 @@ def test_groups_may_be_told_to_an_evaluation(run_of: Callable[..., kitune.Run], 
         told.with_layout({"data.group": "whom"}).evaluate(made, baselines=False)
 
 
+def test_parts_of_few_groups_are_named_and_those_of_hardly_any_have_no_interval() -> None:
+    logits = np.random.default_rng(0).normal(size=(300, 2)).astype(np.float32)
+    groups = np.arange(300) // 10
+    parts = {"shop": {"a": np.arange(0, 250), "b": np.arange(250, 300)}, "day": {"one": np.arange(20)}}
+    answered = Answered("single-label", logits, np.arange(300) % 2, ("no", "yes"), groups=groups)
+    found = judged(answered, "t", groups=parts, new=np.arange(100, 200))
+    few = next(note for note in found.notes if "fewer than" in note)
+    assert few.startswith("the new texts, shop b, day one: of fewer than 20 groups")
+    assert "accuracy" in found.slices["shop"]["b"].intervals
+    assert not found.slices["day"]["one"].intervals
+    hardly = answered.take(np.arange(30))
+    assert chance_line(hardly) is None
+    assert "so few that" in (chance_line(answered.take(np.arange(100))) or "")
+    assert leads(hardly, {"other": answered.take(np.arange(30, 60))})["other"][1] is None
+
+
+def test_a_metric_of_one_s_own_may_end_in_a_bracket() -> None:
+    logits = np.eye(2, dtype=np.float32)[np.arange(20) % 2]
+    answered = Answered("single-label", logits, np.arange(20) % 2, ("no", "yes"))
+    own = Measure(("recall[5]",), np.arange(20), lambda weights: np.asarray(weights[:, :1], dtype=np.float64), 1.0)
+    found = judged(answered, "t", own=own)
+    assert found.metrics["recall[5]"] == found.as_json()["metrics"]["recall[5]"] == 1.0
+    assert "recall[yes]" not in found.metrics
+
+
+def test_a_model_from_elsewhere_never_reads_the_labels_as_texts_and_says_what_it_reads(
+    run_of: Callable[..., kitune.Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = shutil.copytree(run_of("single-label") / "best", tmp_path / "plain")
+    (plain / "run.yaml").unlink()
+    made = [{"query": word, "intent": f"a long name of a label, {word}"} for word in ("good", "bad")] * 5
+    model = kitune.load(plain).with_layout(
+        {"data.labels": ["a long name of a label, bad", "a long name of a label, good"]}
+    )
+    capsys.readouterr()
+    found = model.evaluate(made, label="intent", baselines=False)
+    assert "text column: query" in capsys.readouterr().err
+    right = [
+        label.endswith(word) for word, label in zip(["good", "bad"], model.predict(["good", "bad"]).labels, strict=True)
+    ]
+    assert found.metrics["accuracy"] == np.mean(right)
+
+
+def test_baselines_that_learn_from_the_rows_that_are_scored_are_called_flattered(
+    run_of: Callable[..., kitune.Run], rows: Rows, tmp_path: Path
+) -> None:
+    plain = shutil.copytree(run_of("single-label") / "best", tmp_path / "plain")
+    (plain / "run.yaml").unlink()
+    made = rows("single-label", 40, seed=4)
+    found = kitune.load(plain).evaluate(made, label="label", train=made)
+    assert "the baselines learn from 40 rows of these, which flatters them" in found.notes
+    other = [{**row, "text": f"{row['text']} more"} for row in made]
+    assert not any("flatters" in note for note in kitune.load(plain).evaluate(made, label="label", train=other).notes)
+
+
+def test_rows_to_learn_from_that_are_not_there_are_refused(run_of: Callable[..., kitune.Run], rows: Rows) -> None:
+    with pytest.raises(UserError, match=r"trian\.csv: there is no such file"):
+        run_of("single-label").evaluate(rows("single-label", 10), train="trian.csv")
+
+
+def test_groups_of_an_evaluation_are_no_matter_of_the_rows_that_baselines_learn_from(
+    run_of: Callable[..., kitune.Run], rows: Rows
+) -> None:
+    made = [{**row, "who": number // 2} for number, row in enumerate(rows("single-label", 60, seed=4))]
+    told = run_of("single-label").model.with_layout({"data.group": "who"})
+    assert "TF-IDF" in told.evaluate(made, train=rows("single-label", 60)).baselines
+
+
+def test_a_group_column_of_lists_is_refused(run_of: Callable[..., kitune.Run], rows: Rows) -> None:
+    made = [{**row, "who": [number]} for number, row in enumerate(rows("single-label", 10))]
+    with pytest.raises(UserError, match="column 'who' holds lists or records"):
+        run_of("single-label").model.with_layout({"data.group": "who"}).evaluate(made, baselines=False)
+
+
+def test_texts_of_the_run_that_a_run_goes_on_from_are_not_new(
+    run_of: Callable[..., kitune.Run], rows: Rows, tmp_path: Path
+) -> None:
+    first = run_of("single-label")
+    other = [{**row, "text": f"{row['text']} anew"} for row in rows("single-label", 30, seed=7)]
+    told = OPTIONS | {"train.epochs": 1}
+    second = kitune.train(other, model=first, out=tmp_path / "second", text="text", label="label", options=told)
+    found = second.evaluate(rows("single-label", 90), baselines=False)
+    assert any("was trained on all of these texts" in note for note in found.notes)
+
+
+def test_validation_rows_from_python_are_said_to_be_missing_not_changed(
+    lively_model: Path, rows: Rows, tmp_path: Path
+) -> None:
+    data = write_rows(tmp_path / "train.jsonl", rows("single-label", 40))
+    told = OPTIONS | {"train.epochs": 1}
+    run = kitune.train(
+        data, valid=rows("single-label", 20, seed=2), model=str(lively_model), out=tmp_path / "run", options=told
+    )
+    notes = run.evaluate(rows("single-label", 20, seed=3)).notes
+    assert any("validation rows came from Python" in note for note in notes)
+    assert not any("are not those that the run learned from" in note for note in notes)
+
+
+def test_half_a_surrogate_is_refused_as_a_text(run_of: Callable[..., kitune.Run]) -> None:
+    with pytest.raises(UserError, match="is no Unicode text"):
+        run_of("single-label").predict(["a \ud800 b"])
+
+
 def test_few_groups_are_told_to_say_little() -> None:
     logits = np.random.default_rng(0).normal(size=(200, 2)).astype(np.float32)
     found = judged(
         Answered("single-label", logits, np.arange(200) % 2, ("no", "yes"), groups=np.arange(200) // 25), "t"
     )
-    told = "200 rows are of 8 groups: the intervals draw whole groups, but so few of them say little"
+    told = "200 rows are of 8 groups: the intervals draw whole groups, so few that"
     assert any(note.startswith(told) for note in found.notes)
 
 
