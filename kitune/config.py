@@ -185,8 +185,8 @@ class TrainOptions(Options):
     best_within: float = Field(
         1.0,
         ge=0,
-        description="Standard errors by which a later evaluation may be worse and still replace best/ (of a loss or a metric "
-        "of your own: none, it must be equal): so much is chance. 0: only a better score does.",
+        description="Standard errors by which a later evaluation may be worse and still replace best/ (of a loss, RMSE, "
+        "MAE or a metric of your own: none, it must be equal): a difference that small is noise. 0: only a better score does.",
     )
     compute_metrics: str | None = Field(
         None, description="FILE.py or FILE.py:NAME, a function from an EvalPrediction to numbers by name, as Trainer's."

@@ -12,6 +12,7 @@ from kitune.config import RunOptions, TaskName, load_yaml, with_values
 from kitune.data.cache import content_key, kept_json
 from kitune.data.doctor import Case, Piece, examine
 from kitune.data.encode import Encoded, tokenizer_content
+from kitune.data.labels import nothing_to_learn
 from kitune.data.parts import Parts, read_parts
 from kitune.data.read import Source
 from kitune.errors import UserError
@@ -23,7 +24,7 @@ from kitune.prepare import asked, encode_parts, expected, lengths_in, network_fo
 from kitune.training.devices import Machine, connect
 
 # Raise it when a check changes, so that cached findings are made anew.
-FORMAT = 5
+FORMAT = 6
 
 
 class Findings(tuple[Finding, ...], Shown):
@@ -75,7 +76,7 @@ def diagnose(options: RunOptions, sources: Mapping[str, Source]) -> list[Finding
         raise
     for sentence in said:
         machine.say(sentence)
-    if len(parts.names) < 2 and parts.task == "single-label":
+    if nothing_to_learn(parts.task, parts.names):
         return in_order([*parts.found, *examine(Case(parts))])
     pretrained = network_for(parts)
     lengths = lengths_in(parts, pretrained)

@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kitune.config import DataOptions, RunOptions, with_values
-from kitune.data.columns import choose_columns, is_text, require_columns
+from kitune.data.columns import choose_columns, is_text, require_columns, require_own_names
 from kitune.data.hub import looks_like_hub_name
-from kitune.data.labels import guess_task, label_lists, label_names, quoted
+from kitune.data.labels import guess_task, label_lists, label_names, name_of, quoted
 from kitune.data.read import Source, read_table
 from kitune.data.sources import only_part, parts_in
 from kitune.data.table import Table, lengths_of
@@ -153,6 +153,7 @@ def inspect_data(
     told = only_part(parts, split or usual, str(source) if isinstance(source, str | Path) else "data")
     tables = {part: read_table(inner, layout=options, name=part) for part, inner in parts.items()}
     table = tables[told]
+    require_own_names(table)
     if where is not None:
         table = rows_where(table, where)
     text: tuple[str, ...] = ()
@@ -229,7 +230,7 @@ def label_counts(values: list[Any], task: str, separator: str, classes: tuple[st
     if task == "multi-label":
         counts = Counter(name for labels in label_lists(values, separator) for name in labels)
     else:
-        counts = Counter(str(value) for value in values if value not in (None, ""))
+        counts = Counter(name_of(value) for value in values if value not in (None, ""))
     names = classes or label_names(task, values, separator)  # type: ignore[arg-type]
     return {name: counts.get(name, 0) for name in names}
 

@@ -1,6 +1,7 @@
 """Which column is what: told by the user, or guessed aloud."""
 
 import difflib
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kitune.config import DataOptions
-from kitune.data.table import Table
+from kitune.data.table import Table, holds_bytes
 from kitune.errors import UserError
 
 # Pairs as the well-known data sets name them.
@@ -78,8 +79,9 @@ class Columns:
 
     @property
     def used(self) -> list[str]:
-        """Every column that has a part, once."""
-        return list(dict.fromkeys(name for name in (*self.text, self.label, self.id, self.weight, self.group) if name))
+        """Every column that has a part, once; a column without a name may have one too."""
+        names = (*self.text, self.label, self.id, self.weight, self.group)
+        return list(dict.fromkeys(name for name in names if name is not None))
 
 
 def choose_columns(table: Table, options: DataOptions) -> tuple[Columns, list[str]]:
@@ -89,13 +91,15 @@ def choose_columns(table: Table, options: DataOptions) -> tuple[Columns, list[st
         The columns, and a sentence for each that was guessed.
 
     Raises:
-        UserError: a named column is not there, or nothing can be guessed.
+        UserError: a named column is not there or holds no texts, or nothing can be guessed.
     """
-    named = [*(options.text or ()), options.label, options.id, options.weight, options.group]
-    require_columns(table, [name for name in named if name])
+    require_own_names(table)
+    told = (*(options.text or ()), options.label, options.id, options.weight, options.group)
+    named = [name for name in told if name is not None]
+    require_columns(table, named)
     said = []
-    label = options.label or guess_label(table, {name for name in named if name})
-    if not options.label:
+    label = guess_label(table, set(named)) if options.label is None else options.label
+    if options.label is None:
         said.append(f"label column: {label}")
     text = options.text or guess_text(table, {label, options.id, options.weight, options.group})
     if not options.text:
@@ -105,7 +109,18 @@ def choose_columns(table: Table, options: DataOptions) -> tuple[Columns, list[st
             f"{table.source}: column {label if label in text else text[0]!r} is named twice",
             fix="give each of --text and --label a column of its own",
         )
+    for name in text:
+        require_utf8(table, name)
+        table.require_texts(name)
     return Columns(text, label, options.id, options.weight, options.group), said
+
+
+def require_own_names(table: Table) -> None:
+    """Refuse two columns of one name, where all columns are looked at."""
+    doubled = [name for name, count in Counter(table.columns).items() if count > 1]
+    if doubled:
+        fix = "give each column a name of its own"
+        raise UserError(f"{table.source}: two columns are called {doubled[0]!r}", fix=fix)
 
 
 def require_columns(table: Table, names: Sequence[str]) -> None:
@@ -166,6 +181,22 @@ def is_text(table: Table, column: str) -> bool:
     """Whether the column holds strings."""
     kind: Any = table.data.schema.field(column).type
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def require_utf8(table: Table, column: str) -> None:
+    """Refuse bytes that are no texts; those that are were read as strings."""
+    if holds_bytes(table.data.schema.field(column).type):
+        wrong = [row for row, value in enumerate(table.values(column)) if value is not None and not is_utf8(value)]
+        refuse_rows(table, wrong, f"column {column!r} holds bytes that are not UTF-8", "decode them to texts")
+
+
+def is_utf8(value: bytes) -> bool:
+    """Whether the bytes are UTF-8."""
+    try:
+        value.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def refuse_rows(table: Table, rows: Sequence[int], what: str, fix: str) -> None:

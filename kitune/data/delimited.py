@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
+from itertools import dropwhile, islice
 from typing import Any, TextIO
 
 from kitune.config import Layout
@@ -77,10 +77,15 @@ def whole_rows(lines: Sequence[str], delimiter: str) -> list[list[str]]:
     bare = delimiter == "\t" and not quotes_enclose_fields(lambda: iter(lines), delimiter)
     try:
         reader = csv.reader(lines, delimiter=delimiter, quoting=csv.QUOTE_NONE if bare else csv.QUOTE_MINIMAL)
-        rows = [row for row in reader if row]
+        rows = list(dropwhile(is_blank, filter(None, reader)))
     except csv.Error:
         return []
     return rows[:-1] if cut and len(rows) > 2 else rows
+
+
+def is_blank(row: Sequence[str]) -> bool:
+    """Whether no cell of a row holds anything."""
+    return not any(cell.strip() for cell in row)
 
 
 def without_title(rows: list[list[str]], delimiter: str) -> tuple[list[list[str]], str | None]:
@@ -121,9 +126,14 @@ def shown_header(rows: Sequence[Sequence[str]]) -> tuple[bool, str | None]:
     below = [[row[i] for row in others if i < len(row) and row[i].strip()] for i in range(len(first))]
     filled = [(cell, cells) for cell, cells in zip(first, below, strict=True) if cell.strip() and cells]
     known = any(cell.strip().lower() in KNOWN_NAMES and cell not in cells for cell, cells in filled)
-    if known or not filled or first == numbers_up_to(len(first)):
-        return True, None
     of_numbers = [cell for cell, cells in filled if all(map(is_number, cells))]
+    if (
+        known
+        or not filled
+        or first == numbers_up_to(len(first))
+        or (from_pandas(first) and len(of_numbers) < len(filled))
+    ):
+        return True, None
     if any(not is_number(cell) for cell in of_numbers):
         return True, None
     again = [cell for cell, cells in filled if cell in cells and len(set(cells)) <= (1 + len(cells)) / 2]
@@ -135,6 +145,12 @@ def shown_header(rows: Sequence[Sequence[str]]) -> tuple[bool, str | None]:
     if len(first) == 1:
         return True, f"is read with {first[0]!r} as the name of its column; --set data.header=false if that is a row"
     return True, None
+
+
+def from_pandas(first: Sequence[str]) -> bool:
+    """Whether cells are the names that pandas gives columns without one, 0, 1 and so on, behind that of an index or not."""
+    names = first[1:] if first[0] == "" else first
+    return len(first) > 1 and [*names] == [str(number) for number in range(len(names))]
 
 
 def is_number(cell: str) -> bool:
@@ -179,9 +195,12 @@ def delimited_rows(
             next(reader)
         return assemble(numbered_rows(reader, source, header=header, ragged=ragged), source)
     except csv.Error as error:
-        line, problem = reader.line_num, str(error)
+        end, problem = reader.line_num, str(error)
+        line = last_row(lines, delimiter) if quoted else end
         if problem == "unexpected end of data":
-            line, problem = last_row(lines, delimiter), "a quote is opened in this row and never closed"
+            problem = "a quote is opened in this row and never closed"
+        elif line < end:
+            problem = f"a quote is opened in this row, and on line {end} there is another one: {problem}"
         raise UserError(
             f"{source}, line {line}: {problem}", fix='write a quote inside a quoted field twice: ""'
         ) from None
@@ -212,8 +231,8 @@ def quotes_enclose_fields(lines: Callable[[], Iterator[str]], delimiter: str) ->
     def fields(line: str) -> list[str]:
         return line.rstrip("\r\n").split(delimiter)
 
-    width = len(fields(next(lines())))
-    if all(len(row) == width or row == [""] for row in map(fields, lines())):
+    width = len(fields(next(line for line in lines() if line.strip())))
+    if all(len(row) == width or is_blank(row) for row in map(fields, lines())):
         quoted = (field for line in lines() if '"' in line for field in fields(line) if '"' in field)
         return all(re.fullmatch('"([^"]|"")*"', field) for field in quoted)
     try:
@@ -229,7 +248,9 @@ def numbered_rows(reader: Any, source: str, *, header: bool, ragged: bool) -> It
         UserError: two columns have one name, or a row has more fields than the first or fewer, unless it may be ragged.
     """
     line, first = reader.line_num + 1, next(reader, None)
-    if not first or not any(name.strip() for name in first):
+    while first is not None and is_blank(first):
+        line, first = reader.line_num + 1, next(reader, None)
+    if first is None:
         raise UserError(f"{source}: it is empty", fix="give a file with a header and rows")
     names = first if header else numbers_up_to(len(first))
     doubled = {name for name in names if names.count(name) > 1}

@@ -17,11 +17,12 @@ from numpy.typing import NDArray
 from kitune.config import TaskName, yaml_line
 from kitune.data.columns import PAIR_NAMES, Columns, is_text
 from kitune.data.encode import Encoded
-from kitune.data.labels import label_lists, label_names, quoted
+from kitune.data.labels import label_lists, label_names, label_values, name_of, nothing_to_learn, quoted
 from kitune.data.long_texts import LongTexts
 from kitune.data.mojibake import misread, misread_rows
 from kitune.data.near import near_duplicates
 from kitune.data.parts import Parts
+from kitune.data.split import text_keys
 from kitune.data.table import Rows, Table, arrow_column, as_bools
 from kitune.errors import command, numbered
 from kitune.findings import Finding, about_rows
@@ -36,6 +37,8 @@ TEXT_LENGTH, TEXT_DISTINCT, SAMPLE_ROWS = 12, 0.5, 2_000
 ENTITIES = r"&(amp|lt|gt|quot|apos|nbsp|#\d{2,5}|#x[0-9a-fA-F]{2,4});|<(br|p|div|span|a|b|i)( [^<>]*)?/?>|</(p|div|span|a|b|i)>"
 ESCAPES = r"\\[nrt](\W|[A-Z]|$)|\\u[0-9a-fA-F]{4}|\\x[0-9a-fA-F]{2}"
 LENGTHS = (64, 128, 256, 512)
+# Odd, so that no key is lost; makes a pair's key depend on the order of its texts.
+MIXER = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclass(frozen=True)
@@ -83,6 +86,16 @@ class Case:
         return self.parts.given_keys
 
     @cached_property
+    def ordered_keys(self) -> dict[str, NDArray[np.uint64]]:
+        """The same with the texts of a pair in their order: what holds of (a, b) need not hold of (b, a)."""
+        if len(self.columns.text) == 1:
+            return self.keys
+        first, second = (
+            {part: text_keys(table, [name]) for part, table in self.tables.items()} for name in self.columns.text
+        )
+        return {part: first[part] * MIXER + second[part] for part in self.tables}
+
+    @cached_property
     def empty(self) -> dict[str, NDArray[np.bool_]]:
         """Whether a text of each row is empty, by part."""
         return {part: empty_rows(table, self.columns.text) for part, table in self.tables.items()}
@@ -91,18 +104,17 @@ class Case:
     def labels(self) -> dict[str, list[tuple[str, ...]]]:
         """Each row's label, or labels in order, by part."""
         assert self.columns.label is not None
-        return {part: self.label_tuples(table.values(self.columns.label)) for part, table in self.tables.items()}
+        return {part: self.label_tuples(label_values(table, self.columns.label)) for part, table in self.tables.items()}
 
     def label_tuples(self, values: Sequence[Any]) -> list[tuple[str, ...]]:
         if self.task == "multi-label":
-            return [tuple(sorted(labels)) for labels in label_lists(values, self.parts.options.data.label_separator)]
-        return [(str(value),) for value in values]
+            return [tuple(sorted(labels)) for labels in label_lists(values, self.parts.separator)]
+        return [(name_of(value),) for value in values]
 
     def names(self, part: str) -> tuple[str, ...]:
         """The label names that a part holds."""
         assert self.columns.label is not None
-        separator = self.parts.options.data.label_separator
-        return label_names(self.task, self.tables[part].values(self.columns.label), separator)
+        return label_names(self.task, label_values(self.tables[part], self.columns.label), self.parts.separator)
 
     def rows_labelled(self, part: str, names: Collection[str]) -> list[int]:
         """The rows of a part with one of these labels."""
@@ -140,7 +152,7 @@ def examine(case: Case) -> list[Finding]:
 
 
 def one_class(case: Case) -> Iterator[Finding]:
-    if case.task == "single-label" and len(names := case.names("train")) < 2:
+    if case.task != "regression" and nothing_to_learn(case.task, names := case.names("train")):
         only = f"every row has the label {names[0]!r}" if names else "no row has a label"
         yield case.about(
             "one-class",
@@ -221,8 +233,9 @@ def duplicates(case: Case) -> Iterator[Finding]:
 
 def repeats(case: Case, part: str) -> Rows:
     """Rows, but empty ones, whose text an earlier row of the part has."""
-    first = np.zeros(len(case.keys[part]), dtype=np.bool_)
-    first[np.unique(case.keys[part], return_index=True)[1]] = True
+    keys = case.ordered_keys[part]
+    first = np.zeros(len(keys), dtype=np.bool_)
+    first[np.unique(keys, return_index=True)[1]] = True
     return np.flatnonzero(~first & ~case.empty[part])
 
 
@@ -243,7 +256,7 @@ def near(case: Case) -> Iterator[Finding]:
 def conflicting_labels(case: Case) -> Iterator[Finding]:
     if case.task == "regression":
         return
-    for part, keys in case.keys.items():
+    for part, keys in case.ordered_keys.items():
         order = np.argsort(keys, kind="stable")
         shared = np.flatnonzero(keys[order][1:] == keys[order][:-1])
         groups: dict[int, set[int]] = defaultdict(set)
@@ -264,13 +277,13 @@ def conflicting_labels(case: Case) -> Iterator[Finding]:
 
 def leak(case: Case) -> Iterator[Finding]:
     for part in case.tables:
-        in_train = np.isin(case.keys[part], case.keys["train"])
+        in_train = np.isin(case.keys[part], case.keys["train"]) & ~case.empty[part]
         if part != "train" and in_train.any():
             says = f"{numbered(int(in_train.sum()), 'row')} with a text that is in train too"
             fix = "drop them from train; the scores are also given without them"
             yield case.about("leak", says, fix, part, np.flatnonzero(in_train))
         if part == "test" and "valid" in case.keys:
-            in_valid = np.isin(case.keys[part], case.keys["valid"]) & ~in_train
+            in_valid = np.isin(case.keys[part], case.keys["valid"]) & ~in_train & ~case.empty[part]
             if in_valid.any():
                 says = f"{numbered(int(in_valid.sum()), 'row')} with a text that is in valid too, which chooses the weights"
                 yield case.about("leak", says, "drop them from valid", part, np.flatnonzero(in_valid))
@@ -369,10 +382,15 @@ def unused_text(case: Case) -> Iterator[Finding]:
         sample = [value or "" for value in table.data.column(name).slice(0, SAMPLE_ROWS).to_pylist()]
         filled = [value for value in sample if value]
         long = sum(map(len, filled)) >= TEXT_LENGTH * len(sample)
-        wordy = sum(" " in value.strip() or value > "\u2fff" for value in filled) > len(sample) / 2
+        wordy = sum(map(is_wordy, filled)) > len(sample) / 2
         if long and wordy and len(set(filled)) >= TEXT_DISTINCT * len(sample):
             fix = command("--text", chosen, "--text", name)
             yield case.about("unused-text", f"column {name!r} holds text too, and is not read", f"to read both: {fix}")
+
+
+def is_wordy(value: str) -> bool:
+    """Whether a cell is several words, or of a script that does not part them, and no date or number with its unit."""
+    return (" " in value.strip() or value > "\u2fff") and sum(map(str.isalpha, value)) > sum(map(str.isdigit, value))
 
 
 def mojibake(case: Case) -> Iterator[Finding]:

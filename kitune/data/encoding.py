@@ -49,6 +49,8 @@ HANGUL = (
     "영화잘재미너무말좋좀더내감연최점짜왜별않되된네데적공신비조모소성유음방중드경물세관문위선저ㅋㅎㅠㅜ"
 )
 LATIN = "éèêëàâäáãåçîïíìôöóòõøùûüúñßæœÉÈÀÂÄÁÇÖÓÜÚÑÅØ’‘“”–—…"
+# Signs beside ASCII alone, as in £5, 20°C and Acme®. Two bytes of another script side by side look like them too.
+LONE_SIGN = re.compile(r"(?<![^\x00-\x7f])[£€¢©®™°½¼¾§«»¿¡](?![^\x00-\x7f])")
 
 FREQUENT = {
     "cp932": frozenset(KANA),
@@ -129,19 +131,23 @@ def by_characters(file: File) -> str:
         fitting.append(name)
         if well_placed(text, name):
             beyond = [character for character in text if character > "\x7f"]
-            shares[name] = sum(character in frequent for character in beyond) / max(len(beyond), 1)
+            usual = sum(character in frequent for character in beyond)
+            if name in ("cp1252", "latin-1"):
+                usual += len(LONE_SIGN.findall(text))
+            shares[name] = usual / max(len(beyond), 1)
     for wide, narrow in (("cp1252", "latin-1"), ("cp949", "euc_kr")):  # Windows' supersets
         if shares.get(wide) == shares.get(narrow):
             shares.pop(narrow, None)
     best, following = [*sorted(shares, key=lambda name: -shares[name]), "", ""][:2]
     share = shares.get(best, 0.0)
-    first = best or next(iter(fitting), "NAME")
     if share < LEAST_SHARE or share < LEAST_LEAD * shares.get(following, 0.0):
+        first = best if share else "NAME"  # one that is not plausible would be pasted all the same
+        others = [name for name in fitting if name != first]
         raise UserError(
             f"{file.name}: not UTF-8, and its characters do not show which other encoding it is "
             f"(its bytes fit {', '.join(fitting) or 'none that kitune looks for'})",
             fix=f"say which: --set data.encoding={first}"
-            + (f" (or {', '.join(name for name in fitting if name != first)})" if len(fitting) > 1 else ""),
+            + (f" ({'or ' if share else ''}{', '.join(others)})" if others else ""),
         )
     return best
 
@@ -187,3 +193,10 @@ def is_utf8(file: File) -> bool:
         except UnicodeDecodeError:
             return False
     return beyond
+
+
+def is_nearly_utf8(file: File) -> bool:
+    """Whether the bytes are UTF-8 but for a few: those of another encoding hardly ever make a character of UTF-8."""
+    text = b"".join(telling_lines(file)).decode("utf-8", "replace")
+    lost = text.count("\ufffd")
+    return sum(character > "\x7f" for character in text) - lost > lost

@@ -45,7 +45,8 @@ def sheet_table(cells: list[list[Any]], source: str) -> Table:
         raise UserError(f"{source}: it is empty", fix="give a sheet with a header and rows")
     first, header = filled[0]
     width = max(i for i, name in enumerate(header, start=1) if name != "")
-    names = [str(plain(name)) for name in header[:width]]
+    used = [i for i in range(width) if any(row[i] != "" for _, row in filled)]  # a table may begin in column C
+    names = ["" if header[i] == "" else str(plain(header[i])) for i in used]
     doubled = {name for name in names if names.count(name) > 1}
     if doubled:
         raise UserError(
@@ -58,7 +59,7 @@ def sheet_table(cells: list[list[Any]], source: str) -> Table:
             f"{source}, line {wide[0]}: {numbered(there, 'cell')} where line {first}, the header, has {width}",
             fix="leave out the lines above the header, and give each column a name",
         )
-    columns = [one_type([plain(row[i]) for _, row in filled[1:]]) for i in range(width)]
+    columns = [one_type([plain(row[i]) for _, row in filled[1:]]) for i in used]
     rows = zip(*columns, strict=True)
     return assemble(
         ((line, dict(zip(names, row, strict=True))) for (line, _), row in zip(filled[1:], rows, strict=True)), source

@@ -6,6 +6,7 @@ from itertools import chain
 from typing import Any
 
 from kitune.config import Layout
+from kitune.data.columns import KNOWN_NAMES
 from kitune.data.files import File
 from kitune.data.table import Table, assemble
 from kitune.errors import UserError
@@ -18,7 +19,10 @@ def read_json_lines(file: File, layout: Layout) -> Table:
 
 
 def read_json(file: File, layout: Layout) -> Table:
-    """JSON lines, or one JSON value: an array of objects or texts, an object with one such array, or an object of columns."""
+    """JSON lines, or one JSON value: an array of objects or texts, an object with one such array, or an object of columns.
+
+    The columns are arrays, or objects by the rows' names, as pandas writes them.
+    """
     with file.text() as lines:
         begin = up_to_second(lines)
         whole = chain(begin, lines)
@@ -63,6 +67,8 @@ def objects_in(value: Any, source: str) -> list[dict[str, Any]]:
             return list(rows[0])
         if not rows and lists and len(lists) == len(value) and len({len(part) for part in lists.values()}) == 1:
             return [dict(zip(lists, cells, strict=True)) for cells in zip(*lists.values(), strict=True)]
+        if is_grid(value):
+            return grid_rows(value)
         if not lists:
             return [value]
     if isinstance(value, list) and all(isinstance(row, dict) for row in value):
@@ -73,6 +79,25 @@ def objects_in(value: Any, source: str) -> list[dict[str, Any]]:
         f"{source}: this JSON is no table",
         fix='write an array of objects, [{"text": ..., "label": ...}, ...], or an object a line',
     )
+
+
+def is_grid(value: dict[str, Any]) -> bool:
+    """Whether an object holds objects alone, all of them with the same names: rows or columns of a frame of pandas."""
+    inner = [set(part) if isinstance(part, dict) else set() for part in value.values()]
+    return bool(inner) and bool(inner[0]) and all(names == inner[0] for names in inner)
+
+
+def grid_rows(grid: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of objects in an object: of columns, as pandas writes them, unless the inner names are clearly the columns."""
+    outer, inner = list(grid), list(next(iter(grid.values())))
+
+    def are_columns(names: list[str]) -> bool:
+        return any(name.strip().lower() in KNOWN_NAMES for name in names)
+
+    numbered = all(map(str.isdecimal, outer)) and not all(map(str.isdecimal, inner))
+    if numbered or (are_columns(inner) and not are_columns(outer)):
+        return list(grid.values())
+    return [{name: column[row] for name, column in grid.items()} for row in inner]
 
 
 def json_rows(lines: Iterable[str], source: str) -> Table:

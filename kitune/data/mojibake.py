@@ -18,6 +18,10 @@ BYTE_OF = (
     | {chr(byte): byte for byte in range(0x80, 0xA0)}
 )
 RUN = re.compile(r"[^\x00-\x7f]{2,}")
+# A letter before a closing quote, an ellipsis, a dash or a no-break space: in BEYONCÉ’S, „Spaß“, CAFÉ… they look like the bytes
+# of a character, and are what they are. Misread are Ã and Â in front of them, but for the end of MAÇÃ.
+BEHIND_LETTERS = "‘’‚“”„…–—‹›«»\u00a0"
+HONEST = re.compile(f"([^ÂÃ]|(?<=[A-ZÀ-Þ])[ÂÃ])[{BEHIND_LETTERS}]")
 # A character that stands for bytes which could not be read.
 LOST = "\ufffd"
 # What the first two bytes of a character of UTF-8 look like in CP1252.
@@ -39,9 +43,14 @@ def misread(text: str) -> str | None:
     """The encoding in which a UTF-8 text was read by mistake, or None; `lost` where characters are gone for good."""
     if LOST in text:
         return "lost"
-    if any(single_bytes(run) for run in RUN.findall(text)):
+    if any(single_bytes(run[0]) and not is_honest(run) for run in RUN.finditer(text)):
         return "cp1252"
     return next((encoding for encoding in MISTAKEN[1:] if was_utf8(text, encoding)), None)
+
+
+def is_honest(run: re.Match[str]) -> bool:
+    """Whether two characters are a letter and the sign behind it (see `HONEST`)."""
+    return len(run[0]) == 2 and HONEST.match(run.string, run.start()) is not None
 
 
 def single_bytes(run: str) -> bool:

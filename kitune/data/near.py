@@ -55,14 +55,15 @@ def near_duplicates(table: Table, text: Sequence[str], wanted: NDArray[np.bool_]
                 break
         pairs = candidates(signatures[:signed]).tolist()
 
-    def text_of(row: int) -> str:
+    def texts_of(row: int) -> list[str]:
         cells = Table(table.data.slice(row, 1), table.source)
-        return "\0".join(cells.texts(name)[0] for name in text).lower()
+        return [cells.texts(name)[0].lower() for name in text]
 
     found: dict[int, int] = {}
     for earlier, later in pairs:
         one, other = int(rows[earlier]), int(rows[later])
-        if other not in found and resemblance(text_of(one), text_of(other)) >= RESEMBLANCE:
+        # Each text of a pair: three questions about one passage are three rows, however long the passage is.
+        if other not in found and min(map(resemblance, texts_of(one), texts_of(other))) >= RESEMBLANCE:
             found[other] = one
     return [(later, found[later]) for later in sorted(found)]
 
@@ -128,9 +129,10 @@ def candidates(signatures: NDArray[np.uint32]) -> NDArray[np.int64]:
 
 
 def resemblance(one: str, other: str) -> float:
-    """The Jaccard index of two texts' shingles."""
+    """The Jaccard index of two texts' shingles; texts shorter than one are equal or not."""
     sets = [
         {content[i : i + SHINGLE] for i in range(len(content) - SHINGLE + 1)}
         for content in (one.encode("utf-8", "surrogatepass"), other.encode("utf-8", "surrogatepass"))
     ]
-    return len(sets[0] & sets[1]) / len(sets[0] | sets[1])
+    either = sets[0] | sets[1]
+    return len(sets[0] & sets[1]) / len(either) if either else float(one == other)

@@ -10,22 +10,29 @@ from numpy.typing import NDArray
 from kitune.config import RunOptions, TaskName
 from kitune.data.columns import Columns, choose_columns, require_columns
 from kitune.data.labels import (
+    SEPARATORS,
     guess_task,
     label_array,
     label_names,
-    new_names,
+    label_values,
+    name_of,
+    nothing_to_learn,
+    number_in,
     quoted,
     require_learnable,
+    separator_in,
     unlabelled_rows,
 )
 from kitune.data.read import FORMATS, Source, read_table
 from kitune.data.sources import PARTS, parts_in, read_part
 from kitune.data.split import limit, split, text_keys
 from kitune.data.table import Rows, Table
-from kitune.errors import UserError, numbered
+from kitune.errors import UserError, command, numbered
 from kitune.findings import Finding, about_rows
 
 SCORED_SEED = 1
+# How a table of the hub says that a row has no label, once it is written to CSV.
+MINUS_ONE = {"-1", "-1.0"}
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,7 @@ class Parts:
     options: RunOptions
     found: tuple[Finding, ...] = ()  # about rows that are left out
     cut: Cut | None = None  # where valid was cut from train
+    separator: str = "auto"  # of several labels in one cell, in every part
 
     @property
     def given(self) -> dict[str, Table]:
@@ -73,8 +81,8 @@ class Parts:
     def labels_in(self, table: Table) -> NDArray[np.int64] | NDArray[np.float32]:
         """The labels of a table with the parts' columns."""
         assert self.columns.label is not None
-        separator = self.options.data.label_separator
-        return label_array(table, self.columns.label, self.task, self.names, separator=separator)
+        ordered = told_names(self.tables["train"], self.columns.label, self.options) is not None
+        return label_array(table, self.columns.label, self.task, self.names, separator=self.separator, ordered=ordered)
 
     def fingerprints(self) -> dict[str, str]:
         """A name for the content of each part, whatever file it came in."""
@@ -104,7 +112,7 @@ def read_parts(
         said.append(f"{tables.pop(part).source}: the {part} part has no labels and is left out")
     for table in tables.values():
         require_columns(table, [*columns.text, columns.label])
-    task, why = guess_task(tables["train"].values(columns.label))
+    task, why = guess_task(label_values(tables["train"], columns.label))
     if options.task == "auto":
         said.append(f"task: {task} ({why})")
     else:
@@ -118,12 +126,14 @@ def read_parts(
         if empty := [part for part, table in tables.items() if not len(table) and not unlearnable]:
             problem = f"{tables[empty[0]].source}: no row of the {empty[0]} part has a label"
             raise UserError(problem, fix="label some, or leave the part out")
-    names, learned = names_of(tables, columns.label, task, options)
+    separator = separator_of(tables, columns.label, options) if task == "multi-label" else "auto"
+    names, learned = names_of(tables, columns.label, task, options, separator)
+    parts = Parts(tables, columns, task, names, options, tuple(found), separator=separator)
     if not examined:
         require_learnable(tables["train"], columns.label, task, learned)
-    elif len(learned) < 2 and task == "single-label":
-        return Parts(tables, columns, task, learned, options, tuple(found)), said
-    parts = limited(Parts(tables, columns, task, names, options, tuple(found)))
+    elif nothing_to_learn(task, learned):
+        return replace(parts, names=learned), said
+    parts = limited(parts)
     if "valid" not in tables:
         parts = with_valid(parts)
         held_out, kept = len(parts.tables["valid"]), len(parts.tables["train"])
@@ -150,14 +160,24 @@ def require_shared_labels(parts: Parts) -> None:
     if parts.cut is None and held and not held & places("train"):
         names = ", ".join(quoted(parts.names[place]) for place in sorted(held)[:5])
         there = ", ".join(quoted(parts.names[place]) for place in sorted(places("train"))[:5])
-        raise UserError(
-            f"{parts.tables['valid'].source}: none of its labels ({names}) is one of train's ({there})",
-            fix="write them alike in both",
-        )
+        fix = "write them alike in both"
+        if any(number_in(parts.names[place]) is not None for place in held):
+            fix += f", or tell the names in the order of the numbers: {command('--set', 'data.labels=[...]')}"
+        problem = f"{parts.tables['valid'].source}: none of its labels ({names}) is one of train's ({there})"
+        raise UserError(problem, fix=fix)
+
+
+def separator_of(tables: Mapping[str, Table], label: str, options: RunOptions) -> str:
+    """What parts the labels of a cell, in every part alike: as train shows it, or all parts where no cell of train does."""
+    values = label_values(tables["train"], label)
+    if not any(sign in value for value in values if isinstance(value, str) for sign in SEPARATORS):
+        values = [value for table in tables.values() for value in label_values(table, label)]
+    names = told_names(tables["train"], label, options) or ()
+    return separator_in(values, options.data.label_separator, names)
 
 
 def names_of(
-    tables: Mapping[str, Table], label: str, task: TaskName, options: RunOptions
+    tables: Mapping[str, Table], label: str, task: TaskName, options: RunOptions, separator: str = "auto"
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The label names of the task, and those that train holds.
 
@@ -165,18 +185,21 @@ def names_of(
     """
     if task == "regression":
         return (label,), (label,)
-    separator = options.data.label_separator
-    learned = label_names(task, tables["train"].values(label), separator)
-    told = options.data.labels or tables["train"].classes.get(label)
-    if told:
+    learned = label_names(task, label_values(tables["train"], label), separator)
+    if told := told_names(tables["train"], label, options):
         return told, learned
     further = {
         name
         for part, table in tables.items()
         if part != "train"
-        for name in new_names(label_names(task, table.values(label), separator), learned)
+        for name in label_names(task, label_values(table, label), separator)
     }
-    return (*learned, *sorted(further)), learned
+    return (*learned, *sorted(further.difference(learned))), learned
+
+
+def told_names(train: Table, label: str, options: RunOptions) -> tuple[str, ...] | None:
+    """The label names in the order that the user or the data set tells; None where nobody does."""
+    return options.data.labels or train.classes.get(label) or None
 
 
 def with_labels_alone(table: Table, label: str, part: str) -> tuple[Table, Finding | None]:
@@ -217,13 +240,18 @@ def read_tables(options: RunOptions, sources: Mapping[str, Source]) -> dict[str,
 
 
 def unlabelled(tables: Mapping[str, Table], named: Mapping[str, Source], label: str) -> list[str]:
-    """The parts that came with train, not by a name of their own, and have no label in any row, as on many a hub page."""
+    """The parts that came with train, not by a name of their own, and have no label in any row, as on many a hub page.
+
+    The hub's -1 is none where train does not have it.
+    """
+
+    def labels(part: str) -> set[str]:
+        return {name_of(value) for value in tables[part].values(label) if value not in (None, "")}
+
     came_along = [part for part in tables if part != "train" and named[part] is None]
-    return [
-        part
-        for part in came_along
-        if label not in tables[part].columns or all(value in (None, "") for value in tables[part].values(label))
-    ]
+    bare = [part for part in came_along if label not in tables[part].columns or not labels(part) - MINUS_ONE]
+    known = labels("train") if bare else set()
+    return [part for part in bare if label not in tables[part].columns or not labels(part) & known]
 
 
 def limited(parts: Parts) -> Parts:

@@ -7,6 +7,7 @@ import os
 import re
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from io import BufferedIOBase
@@ -26,15 +27,15 @@ from kitune.data.delimited import (
     read_delimited,
     shown_delimiter,
 )
-from kitune.data.encoding import by_characters, by_first_bytes, is_utf8
+from kitune.data.encoding import by_characters, by_first_bytes, is_nearly_utf8, is_utf8
 from kitune.data.excel import read_excel
 from kitune.data.files import UTF8, File, in_utf8, is_remote, opened, spooled
 from kitune.data.hub import commit_of
 from kitune.data.json_table import json_rows, read_json, read_json_lines
 from kitune.data.mapped import gathered
 from kitune.data.mapped import joined as in_one
-from kitune.data.table import CHUNK_ROWS, Table, assemble
-from kitune.errors import UserError
+from kitune.data.table import CHUNK_ROWS, Table, assemble, holds_bytes
+from kitune.errors import UserError, command
 
 # A path, a frame of pandas, polars or Arrow, a `datasets.Dataset`, or a list of dicts.
 Source: TypeAlias = Any
@@ -68,7 +69,7 @@ def read_table(source: Source, *, layout: Layout = USUAL, name: str = "data", ot
     elif isinstance(source, tuple) and all(isinstance(part, Path) for part in source):
         table = joined([read_file(path, layout, otherwise) for path in source])
     else:
-        table = from_python(source, name)
+        table = with_strings(from_python(source, name))
     if not len(table):
         raise UserError(f"{table.source}: it has no rows", fix="give data with at least one row under the header")
     return table
@@ -103,7 +104,7 @@ def read_file(path: str | Path, layout: Layout, otherwise: str = "auto") -> Tabl
         with opened(path, layout) as file:
             return read_rows(file, layout, otherwise)
     except PermissionError:
-        fix = f"chmod u+r {path}, or ask its owner"
+        fix = f"{command('chmod', 'u+r', path)}, or ask its owner"
         raise UserError(f"{path}: not readable by you", fix=fix) from None
     except (gzip.BadGzipFile, zlib.error, EOFError):
         raise UserError(f"{path}: not a whole gzip file", fix="pack or download it again") from None
@@ -113,7 +114,7 @@ def read_rows(file: File, layout: Layout, otherwise: str) -> Table:
     """The table in an open file."""
     try:
         if file.format in BINARY_READERS:
-            return BINARY_READERS[file.format](file, layout)
+            return with_strings(BINARY_READERS[file.format](file, layout))
         if file.format in TEXT_READERS:
             require_text(file)
             return in_its_encoding(file, layout, TEXT_READERS[file.format], otherwise)
@@ -125,6 +126,19 @@ def read_rows(file: File, layout: Layout, otherwise: str) -> Table:
         f"{file.name}: the ending {ending} is not one that kitune reads",
         fix=f"use {FORMATS}, or say what it is: --set data.format=csv",
     )
+
+
+def with_strings(table: Table) -> Table:
+    """A table of typed columns with one type for texts.
+
+    Views, which many of Arrow's functions do not take, and bytes that are UTF-8, as databases write them, become strings.
+    """
+    data = table.data
+    for place, column in enumerate(data.schema):
+        if pa.types.is_string_view(column.type) or holds_bytes(column.type):
+            with suppress(pa.ArrowInvalid):  # of other bytes nothing is known: refused where they are to be texts
+                data = data.set_column(place, column.name, data.column(place).cast(pa.large_string()))
+    return replace(table, data=data)
 
 
 # How files that are no text begin, what they are, and what reads them.
@@ -216,7 +230,7 @@ def encodings(file: File, told: str, otherwise: str) -> Iterator[str]:
     if told != "auto":
         try:
             "".encode(told)  # `hex` is a codec, and no encoding of texts
-            yield UTF8 if codecs.lookup(told).name == "utf-8" else told
+            yield UTF8 if same_codec(told, "utf-8") or is_utf8(file) else told
         except LookupError:
             raise UserError(
                 f"data.encoding: {told!r} is no encoding",
@@ -225,20 +239,21 @@ def encodings(file: File, told: str, otherwise: str) -> Iterator[str]:
         return
     first = by_first_bytes(file) or UTF8
     yield first
-    if first == UTF8:
+    # Another encoding would read a broken file of UTF-8 as mojibake.
+    if first == UTF8 and not is_nearly_utf8(file):
         yield by_characters(file) if otherwise == "auto" else otherwise
 
 
 def encoding_notes(file: File, encoding: str, told: str) -> tuple[str, ...]:
     """What is to be said of the encoding in which a file was read."""
     if encoding == UTF8:
-        return ()
+        if told == "auto" or same_codec(told, "utf-8"):
+            return ()
+        return (f"{file.title} is read as UTF-8, which its bytes are, not as {told.upper()}",)
     if told == "auto":
         return (
             f"{file.title} is read as {encoding.upper()}, which its bytes show; --set data.encoding= names another one",
         )
-    if is_utf8(file):
-        return (f"{file.title} is read as {encoding.upper()}, as data.encoding says, but its bytes are valid UTF-8",)
     return ()
 
 
@@ -264,10 +279,18 @@ def not_encoded(file: File, encoding: str, error: UnicodeDecodeError) -> UserErr
             except UnicodeDecodeError:
                 break
     byte = error.object[error.start]
-    return UserError(
-        f"{file.name}, line {line}: byte 0x{byte:02x} is not {encoding.removesuffix('-sig').upper()}",
-        fix="name the file's encoding, for example --set data.encoding=cp932 (or euc-kr, gb18030, latin-1)",
-    )
+    problem = f"{file.name}, line {line}: byte 0x{byte:02x} is not {encoding.removesuffix('-sig').upper()}"
+    if encoding == UTF8 and is_nearly_utf8(file):
+        problem += ", which the rest of the file is"
+        return UserError(problem, fix="correct that line: a character in it is cut, or in another encoding")
+    first, *others = (name for name in ("cp932", "euc_kr", "gb18030", "latin-1") if not same_codec(name, encoding))
+    fix = f"name the file's encoding, for example --set data.encoding={first} (or {', '.join(others)})"
+    return UserError(problem, fix=fix)
+
+
+def same_codec(one: str, other: str) -> bool:
+    """Whether two names are of one encoding."""
+    return codecs.lookup(one).name == codecs.lookup(other).name
 
 
 def read_text(file: File, layout: Layout) -> Table:
@@ -276,7 +299,7 @@ def read_text(file: File, layout: Layout) -> Table:
     if layout.label_first or (lines and all(LABELLED.match(line) for line in lines[:FIRST_LINES] if line.strip())):
         with file.text() as whole:
             return replace(
-                labelled_lines(whole, file.name),
+                labelled_lines(whole, file.name, told=layout.label_first),
                 notes=(f"{file.title} is read as a label and a text a line",),
             )
     if layout.delimiter != "auto" or shown_delimiter(lines, "\t") == "\t":
@@ -291,12 +314,21 @@ def lines_as_texts(lines: Iterator[str], source: str, column: str) -> Table:
     return assemble(((number, {column: line.rstrip("\r\n")}) for number, line in enumerate(lines, start=1)), source)
 
 
-def labelled_lines(lines: Iterator[str], source: str) -> Table:
-    """A label and a text a line; fastText's format, with `__label__` before each of one label or more."""
+def labelled_lines(lines: Iterator[str], source: str, *, told: bool) -> Table:
+    """A label and a text a line; fastText's format, with `__label__` before each of one label or more.
+
+    Args:
+        told: the first word is the label, whatever it looks like.
+    """
 
     def rows() -> Iterator[tuple[int, dict[str, Any]]]:
         for number, line in enumerate(lines, start=1):
             text, labels = line.strip(), list[str]()
+            if text and not told and not LABELLED.match(text):
+                raise UserError(
+                    f"{source}, line {number}: it does not begin with a label, as the first lines do: {text[:24]!r}",
+                    fix="write its label in front; where its first word is one: --set data.label_first=true",
+                )
             while text and (not labels or text.startswith(FASTTEXT)):
                 label, *rest = text.split(maxsplit=1)
                 labels.append(label.removeprefix(FASTTEXT))

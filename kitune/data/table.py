@@ -41,12 +41,29 @@ class Table:
         return list(self.data.column_names)
 
     def values(self, column: str) -> list[Any]:
-        """The column as Python values, `None` where it is empty."""
-        return list(self.data.column(column).to_pylist())
+        """The column as Python values, `None` where it is empty or not a number (NaN), as pandas says empty."""
+        data = self.data.column(column)
+        values: list[Any] = data.to_pylist()
+        if pa.types.is_floating(data.type):
+            return [value if value == value else None for value in values]
+        return values
 
     def texts(self, column: str) -> list[str]:
-        """The column as strings; an empty cell is an empty text."""
+        """The column as strings; an empty cell is an empty text.
+
+        Raises:
+            UserError: it holds lists, records or bytes.
+        """
+        self.require_texts(column)
         return ["" if value is None else str(value) for value in self.values(column)]
+
+    def require_texts(self, column: str) -> None:
+        """Refuse a column whose cells are no texts, nor numbers or dates, which are texts once they are written."""
+        if (kind := kind_of(self.data.schema.field(column).type)) is not None:
+            raise UserError(
+                f"{self.source}: column {column!r} holds {kind}, not texts",
+                fix="write each as one text, or name another column: --text COLUMN",
+            )
 
     def slices(self, columns: Sequence[str], rows: int) -> Iterator["Table"]:
         """These columns in slices of so many rows, so that few Python objects stand in memory at once."""
@@ -141,7 +158,7 @@ def arrow_column(values: list[Any]) -> pa.Array:
     if kinds == {NoneType}:
         return pa.nulls(len(values))
     if not kinds <= {str, NoneType}:
-        return pa.array(values)
+        return pa.array(values, from_pandas=True)  # NaN is an empty cell, beside strings too
     builder = pa.lib.StringBuilder()
     builder.append_values(values)
     return builder.finish()
@@ -167,6 +184,24 @@ def arrow_positions(rows: Rows) -> pa.Array:
 def holds_strings(kind: Any) -> bool:
     """Whether an Arrow type is one of its three kinds of string."""
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def kind_of(data_type: Any) -> str | None:
+    """What a column holds that is no single text, number or date, in a word; None where it holds these."""
+    if pa.types.is_nested(data_type):
+        return "records" if pa.types.is_struct(data_type) or pa.types.is_map(data_type) else "lists"
+    return "bytes" if holds_bytes(data_type) else None
+
+
+def holds_bytes(data_type: Any) -> bool:
+    """Whether an Arrow type is one of its kinds of bytes."""
+    types = pa.types
+    return bool(
+        types.is_binary(data_type)
+        or types.is_large_binary(data_type)
+        or types.is_binary_view(data_type)
+        or types.is_fixed_size_binary(data_type)
+    )
 
 
 def as_bools(column: pa.ChunkedArray) -> NDArray[np.bool_]:

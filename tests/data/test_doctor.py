@@ -4,6 +4,7 @@ import csv
 import json
 import random
 import re
+import shlex
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,9 +12,10 @@ import numpy as np
 import pytest
 
 from kitune.cli import main
-from kitune.config import RunOptions, with_values
+from kitune.config import RunOptions, parse_set, with_values
 from kitune.data.mojibake import misread
 from kitune.data.near import near_duplicates, resemblance
+from kitune.data.parts import read_parts
 from kitune.data.read import read_table
 from kitune.diagnosis import diagnose
 from kitune.errors import UserError
@@ -479,6 +481,8 @@ def test_an_english_model_on_other_languages_is_named_with_a_model_for_them(text
         ("한국어 문장입니다", "cp1252", "cp1252"),
         ("Grüße aus Köln", "cp1252", "cp1252"),
         ("naïve – “so”", "latin-1", "cp1252"),
+        ("Österreich", "cp1252", "cp1252"),
+        ("voilà", "latin-1", "cp1252"),
     ],
 )
 def test_mojibake_is_known_by_what_made_it(text: str, encoding: str, how: str) -> None:
@@ -486,9 +490,13 @@ def test_mojibake_is_known_by_what_made_it(text: str, encoding: str, how: str) -
     assert misread(text) is None
 
 
-@pytest.mark.parametrize(
-    "text", [*JAPANESE, *KOREAN, *CHINESE, "联通", "Ã la carte", "café", "“so” — ‘no’", "ﾊﾝｶｸ", "ｱｲｳ"]
+HONEST = (
+    *("联通", "Ã la carte", "café", "“so” — ‘no’", "ﾊﾝｶｸ", "ｱｲｳ", "BEYONCÉ’S", "CAFÉ… FERMÉ", "3×“ok”", "der „Spaß“"),
+    *("LA SOCIÉTÉ\u00a0: non", "«LA SOCIÉTÉ»", "AMANHÃ…"),
 )
+
+
+@pytest.mark.parametrize("text", [*JAPANESE, *KOREAN, *CHINESE, *HONEST])
 def test_honest_text_is_no_mojibake(text: str) -> None:
     assert misread(text) is None
 
@@ -506,19 +514,18 @@ def test_resembling_texts_are_found_as_by_comparing_all_pairs() -> None:
             words[chance.randrange(len(words))] = chance.choice(WORDS)
         texts.append(" ".join(words))
     texts = [text for text in dict.fromkeys(texts) if len(text) >= 40]
-    near = {
-        later
-        for later in range(len(texts))
-        for earlier in range(later)
-        if resemblance(texts[later], texts[earlier]) >= 0.8
-    }
-    assert len(near) > 80
     for pair in (False, True):
-        table = read_table([{"a": text[:20], "b": text[20:]} if pair else {"a": text} for text in texts])
-        found = {
-            later for later, _ in near_duplicates(table, ["a", "b"][: 1 + pair], np.ones(len(texts), dtype=np.bool_))
+        rows = [{"a": text[:60], "b": text[60:]} if pair else {"a": text} for text in texts]
+        near = {
+            later
+            for later in range(len(rows))
+            for earlier in range(later)
+            if all(resemblance(text, rows[earlier][name]) >= 0.8 for name, text in rows[later].items())
         }
-        assert pair or found <= near
+        assert len(near) > (30 if pair else 80)
+        columns = list(rows[0])
+        found = {later for later, _ in near_duplicates(read_table(rows), columns, np.ones(len(rows), dtype=np.bool_))}
+        assert found <= near
         assert len(near - found) <= (0.1 if pair else 0.02) * len(near)
 
 
@@ -556,3 +563,88 @@ def test_a_regression_without_a_number_ends_in_a_sentence(tmp_path: Path, tiny_m
     told = {"model": str(tiny_model), "task": "regression", "data.text": ("text",), "data.label": "score"}
     with pytest.raises(UserError, match=r"rows\.csv: no row of the train part has a label"):
         diagnose(with_values(RunOptions(), told), {"train": str(tmp_path / "rows.csv")})
+
+
+def pairs_of(rows: list[tuple[str, str, str]]) -> list[Row]:
+    return [{"first": first, "second": second, "label": label} for first, second, label in rows]
+
+
+def test_the_questions_on_one_long_passage_are_no_near_duplicates(told: RunOptions) -> None:
+    planting = Planting(0)
+    passages = [planting.sentence(60) for _ in range(60)]
+    rows = pairs_of([(passages[i // 3], planting.sentence(6), "ab"[i % 2]) for i in range(180)])
+    rows[7]["second"] = planting.sentence(30)
+    rows.append({**rows[7], "second": rows[7]["second"] + " so"})
+    options = with_values(told, {"data.text": ("first", "second")})
+    (near,) = [found for found in diagnose(options, {"train": rows}) if found.code == "near-duplicates"]
+    assert near.lines == (180,)
+
+
+def test_a_pair_in_the_other_order_is_another_pair_but_a_leak(told: RunOptions) -> None:
+    planting = Planting(0)
+    texts = [(planting.sentence(), planting.sentence()) for _ in range(60)]
+    train = pairs_of([(one, other, "ab"[i % 2]) for i, (one, other) in enumerate(texts)])
+    turned = pairs_of([(texts[4][1], texts[4][0], "b"), (texts[6][1], texts[6][0], "a")])
+    options = with_values(told, {"data.text": ("first", "second")})
+    codes = {found.code for found in diagnose(options, {"train": train + turned})}
+    assert codes.isdisjoint({"duplicates", "conflicting-labels"})
+    found = diagnose(options, {"train": [*train, train[5], {**train[8], "label": "b"}], "valid": turned})
+    by_code = {finding.code: finding.lines for finding in found}
+    assert (by_code["duplicates"], by_code["conflicting-labels"]) == ((60, 61), (8, 61))
+    assert by_code["leak"] == (0, 1)
+
+
+def test_empty_texts_are_no_leak(tmp_path: Path, told: RunOptions) -> None:
+    planting = Planting(0)
+    for rows in planting.parts.values():
+        rows[3]["text"] = ""
+    codes = {finding.code for finding in diagnose(told, planting.write(tmp_path))}
+    assert "empty-texts" in codes
+    assert "leak" not in codes
+
+
+@pytest.mark.parametrize(
+    ("value", "is_text"),
+    [
+        ("2023-01-05 12:33:{:02}", False),
+        ("12 345 678.{:02} EUR", False),
+        ("this is remark {}", True),
+        ("この備考は少し長い文章です{}", True),
+    ],
+)
+def test_a_time_or_an_amount_is_no_second_text(tmp_path: Path, told: RunOptions, value: str, is_text: bool) -> None:
+    planting = Planting(0)
+    for i, row in enumerate(planting.parts["train"]):
+        row["other"] = value.format(i)
+    del planting.parts["valid"]
+    assert ("unused-text" in {finding.code for finding in diagnose(told, planting.write(tmp_path))}) == is_text
+
+
+@pytest.mark.parametrize("separator", ["auto", "|"])
+def test_a_column_of_lists_without_any_label_is_a_finding(told: RunOptions, separator: str) -> None:
+    rows: list[dict[str, object]] = [{"text": f"text {i}", "label": []} for i in range(20)]
+    options = with_values(told, {"data.label_separator": separator})
+    (found,) = [finding for finding in diagnose(options, {"train": rows}) if finding.severity == "error"]
+    assert (found.code, found.says) == ("one-class", "no row has a label in column 'label'")
+    with pytest.raises(UserError, match="column 'label' holds no label"):
+        read_parts(options, {"train": rows})
+
+
+def test_the_separator_of_train_parts_the_labels_of_every_part(told: RunOptions) -> None:
+    train = [{"text": f"text {i}", "label": "a, b|c" if i % 2 else "c"} for i in range(40)]
+    valid = [{"text": f"other {i}", "label": label} for i, label in enumerate(["a, b", "c", "a, b", "c"] * 30)]
+    options = with_values(told, {"task": "multi-label"})
+    codes = {finding.code for finding in diagnose(options, {"train": train, "valid": valid})}
+    assert "unseen-labels" not in codes
+
+
+def test_the_column_without_a_name_that_pandas_writes_can_be_told(tmp_path: Path, told: RunOptions) -> None:
+    rows = "".join(f"{i},text {i},{'ab'[i % 2]}\n" for i in range(20))
+    (tmp_path / "rows.csv").write_text(",text,label\n" + rows)
+    (found,) = [one for one in diagnose(told, {"train": str(tmp_path / "rows.csv")}) if one.code == "index-column"]
+    words = shlex.split(found.fix.rpartition("name: ")[2])
+    options = with_values(told, parse_set(words[1:]))
+    assert options.data.id == ""
+    parts, _ = read_parts(options, {"train": str(tmp_path / "rows.csv")})
+    assert parts.columns.id == ""
+    assert parts.columns.used == ["text", "label", ""]

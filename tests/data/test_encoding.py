@@ -113,3 +113,59 @@ def test_japanese_behind_many_lines_of_ascii_is_found_in_iso_2022_jp(tmp_path: P
     rows = [("The parcel came late and nobody answered.", "complaint")] * 200 + TEXTS["Japanese"]
     assert write(tmp_path / "rows.csv", rows, "iso2022_jp")
     assert read_table(tmp_path / "rows.csv").texts("text")[-1] == TEXTS["Japanese"][-1][0]
+
+
+@pytest.mark.parametrize("told", ["cp932", "latin-1", "cp1252"])
+def test_a_told_encoding_counts_for_files_that_are_not_utf8(tmp_path: Path, told: str) -> None:
+    language = "Japanese" if told == "cp932" else "French"
+    rows = [(text.replace("’", "'"), label) for text, label in TEXTS[language]]
+    for name, encoding in (("train.csv", told), ("valid.csv", "utf-8")):
+        assert write(tmp_path / name, rows, encoding)
+        table = read_table(tmp_path / name, layout=Layout(encoding=told))
+        assert [tuple(row.values()) for row in table.data.to_pylist()] == rows
+    assert table.notes == (f"valid.csv is read as UTF-8, which its bytes are, not as {told.upper()}",)
+
+
+def test_the_encoding_that_failed_is_not_offered_again(tmp_path: Path) -> None:
+    assert write(tmp_path / "rows.csv", TEXTS["Korean"], "cp949")
+    with pytest.raises(UserError, match="is not CP932") as caught:
+        read_table(tmp_path / "rows.csv", layout=Layout(encoding="cp932"))
+    assert "cp932" not in caught.value.fix
+
+
+@pytest.mark.parametrize("language", ["Japanese", "Korean", "Chinese", "French"])
+@pytest.mark.parametrize("encoding", ["auto", "utf-8"])
+def test_a_file_of_utf8_with_a_character_cut_in_half_is_refused_with_that_line(
+    tmp_path: Path, language: str, encoding: str
+) -> None:
+    lines = [f"{text},{label}".encode() for text, label in TEXTS[language] * 10]
+    begin = lines[19].index(max(lines[19]))
+    lines[19] = lines[19][:begin] + lines[19][begin + 1 :]
+    (tmp_path / "rows.csv").write_bytes(b"\n".join([b"text,label", *lines]))
+    with pytest.raises(UserError, match=r"rows\.csv, line 21: byte 0x.. is not UTF-8, which the rest") as caught:
+        read_table(tmp_path / "rows.csv", layout=Layout(encoding=encoding))
+    assert caught.value.fix == "correct that line: a character in it is cut, or in another encoding"
+
+
+def test_one_byte_of_latin_1_in_an_english_file_of_utf8_is_named(tmp_path: Path) -> None:
+    lines = ["It’s fine,praise".encode()] * 20
+    lines[7] = "a café,praise".encode("latin-1")
+    (tmp_path / "rows.csv").write_bytes(b"\n".join([b"text,label", *lines]))
+    with pytest.raises(UserError, match="line 9: byte 0xe9 is not UTF-8, which the rest"):
+        read_table(tmp_path / "rows.csv")
+
+
+def test_a_file_whose_only_signs_are_those_of_western_prices_is_read_as_cp1252(tmp_path: Path) -> None:
+    rows = [("It cost £5 and 20°C is too warm", "no"), ("Acme® for £1,200", "yes"), ("plain", "no")]
+    assert write(tmp_path / "rows.csv", rows, "cp1252")
+    table = read_table(tmp_path / "rows.csv")
+    assert table.texts("text") == [text for text, _ in rows]
+    assert "CP1252" in table.notes[0]
+
+
+def test_no_encoding_is_offered_where_none_is_plausible(tmp_path: Path) -> None:
+    assert write(tmp_path / "rows.csv", [("það þý", "yes"), ("non", "no")], "latin-1")
+    with pytest.raises(UserError, match="do not show which other encoding") as caught:
+        read_table(tmp_path / "rows.csv")
+    assert "--set data.encoding=NAME (" in caught.value.fix
+    assert "latin-1" in caught.value.fix

@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import pandas
 import pytest
 
 from kitune.config import Layout
@@ -88,6 +89,14 @@ def test_json_of_every_shape(tmp_path: Path, content: str) -> None:
     assert read_table(written(tmp_path / "rows.json", content)).data.to_pylist() == ROWS
 
 
+@pytest.mark.parametrize("orient", ["columns", "index", "records", "table"])
+@pytest.mark.parametrize("index", [[0, 1, 2], [7, 3, 5], ["x", "y", "z"]])
+def test_json_of_pandas_in_each_orientation(tmp_path: Path, orient: Any, index: list[Any]) -> None:
+    frame = pandas.DataFrame(ROWS, index=index)
+    rows = read_table(written(tmp_path / "rows.json", frame.to_json(orient=orient))).data.select(["text", "label"])
+    assert rows.to_pylist() == ROWS
+
+
 @pytest.mark.parametrize("value", [3, [1, "a"], {"a": [{"b": 1}], "c": [{"d": 1}]}, {"a": [1, 2], "b": [1]}])
 def test_json_that_is_no_table_is_said(tmp_path: Path, value: Any) -> None:
     with pytest.raises(UserError, match="this JSON is no table"):
@@ -129,6 +138,9 @@ def test_a_file_without_a_header(tmp_path: Path) -> None:
         ("comment_text,toxic\ngood,1\nbad,0\n", ["comment_text", "toxic"]),  # no number over numbers
         (",Review,Stars\n0,good,5\n1,bad,1\n", ["", "Review", "Stars"]),
         ("1,2\ngood,1\nbad,0\n", ["1", "2"]),  # what kitune itself calls columns without a name
+        ("0,1\ngood,1\nbad,0\n", ["0", "1"]),  # what pandas calls them
+        (",0,1\n0,good,1\n1,bad,0\n", ["", "0", "1"]),  # and with its index
+        ("0,1\n1,1\n2,0\n", ["1", "2"]),  # numbers alone
         ("memo,verdict\ngood one,pos\nbad one,neg\n", ["memo", "verdict"]),
         ("本文,ラベル\n良い,正\n悪い,負\n", ["本文", "ラベル"]),
     ],
@@ -212,6 +224,21 @@ def test_fasttext_s_format_is_found(tmp_path: Path) -> None:
     assert table.texts("text") == ["one, two", "three", ""]
     assert table.where(2).endswith("line 4")
     assert "a label and a text a line" in table.notes[0]
+
+
+@pytest.mark.parametrize("label", ["__label__{}", "LOC:{}"])
+def test_a_later_line_without_a_label_is_refused_unless_the_first_word_is_told_to_be_one(
+    tmp_path: Path, label: str
+) -> None:
+    lines = [f"{label.format('ab'[i % 2])} text {i}" for i in range(70)]
+    lines[60] = "Great film, I cried"
+    path = written(tmp_path / "rows.txt", "\n".join(lines))
+    with pytest.raises(
+        UserError, match=r"line 61: it does not begin with a label, .*: 'Great film, I cried'"
+    ) as caught:
+        read_table(path)
+    assert "--set data.label_first=true" in caught.value.fix
+    assert read_table(path, layout=Layout(label_first=True)).values("label")[60] == "Great"
 
 
 def test_a_label_first_can_be_told(tmp_path: Path) -> None:
@@ -396,6 +423,29 @@ def test_a_quote_that_is_never_closed_is_said_where_it_is_opened(tmp_path: Path)
     lines = ["text,label", *(f"row {i},a" for i in range(9)), '"a 12 inch screen,b', *(f"row {i},a" for i in range(9))]
     with pytest.raises(UserError, match="line 11: a quote is opened in this row and never closed"):
         read_table(written(tmp_path / "rows.csv", "\n".join(lines) + "\n"))
+
+
+def test_a_quote_that_a_later_one_closes_is_said_where_it_is_opened(tmp_path: Path) -> None:
+    lines = ["text,label", *(f"row {i},a" for i in range(18)), '"12 inch,b', *(f"row {i},a" for i in range(280))]
+    lines += ['"good, really",a']
+    with pytest.raises(UserError, match="line 20: a quote is opened in this row, and on line 301 there is another one"):
+        read_table(written(tmp_path / "rows.csv", "\n".join(lines) + "\n"))
+
+
+@pytest.mark.parametrize("delimiter", [",", "\t"])
+@pytest.mark.parametrize("begin", ["\n", " \n\n", "{0}\n", "\r\n"])
+def test_empty_rows_above_a_header_are_none(tmp_path: Path, delimiter: str, begin: str) -> None:
+    content = begin.format(delimiter) + delimited(delimiter)
+    path = written(tmp_path / ("rows.csv" if delimiter == "," else "rows.tsv"), content)
+    table = read_table(path)
+    assert table.data.to_pylist() == ROWS
+    assert table.where(0) == f"{path}, line {begin.count(chr(10)) + 2}"
+
+
+def test_a_sheet_may_begin_in_another_column_and_have_one_without_a_name(tmp_path: Path) -> None:
+    rows: list[list[Any]] = [[None, None, None, "text", "stars"], [None, None, 0, "good", 5], [None, None, 1, "bad", 1]]
+    table = read_table(workbook(tmp_path / "book.xlsx", {"Q1": rows}))
+    assert table.data.to_pylist() == [{"": 0, "text": "good", "stars": 5}, {"": 1, "text": "bad", "stars": 1}]
 
 
 def test_a_sheet_with_a_title_above_its_header_is_refused(tmp_path: Path) -> None:

@@ -6,13 +6,22 @@ from typing import Any
 
 import numpy as np
 import pandas
+import polars
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from sklearn.utils.class_weight import compute_class_weight
 
 from kitune.config import RunOptions, parse_set, with_values
-from kitune.data.labels import class_weights, guess_task, label_array, label_names, require_learnable, weight_array
+from kitune.data.labels import (
+    class_weights,
+    guess_task,
+    label_array,
+    label_names,
+    read_by_place,
+    require_learnable,
+    weight_array,
+)
 from kitune.data.parts import read_parts
 from kitune.data.read import read_table
 from kitune.data.table import Table
@@ -236,3 +245,137 @@ def test_validation_rows_may_say_the_same_labels_otherwise() -> None:
         read_parts(
             with_values(told, {"data.labels": None, "train.seed": seed, "data.valid_share": 0.05}), {"train": rare}
         )
+
+
+def test_numbers_are_places_only_where_the_order_of_the_names_was_told() -> None:
+    train, valid = labelled(["World", "Sports", "Business"] * 8), labelled(["0", "1", "2"] * 4)
+    told = with_values(RunOptions(), {"data.text": ("text",), "data.label": "label"})
+    with pytest.raises(UserError, match=r"none of its labels \(0, 1, 2\) is one of train's") as caught:
+        read_parts(told, {"train": train, "valid": valid})
+    assert "tell the names in the order of the numbers: --set 'data.labels=[...]'" in caught.value.fix
+    in_order = ("World", "Sports", "Business")
+    parts, _ = read_parts(with_values(told, {"data.labels": in_order}), {"train": train, "valid": valid})
+    assert [parts.names[i] for i in parts.labels("valid")] == [*in_order] * 4
+    ordered = Table(train.data, "train", classes={"label": in_order})
+    parts, _ = read_parts(told, {"train": ordered, "valid": valid})
+    assert [parts.names[i] for i in parts.labels("valid")] == [*in_order] * 4
+
+
+@pytest.mark.parametrize("write", [str, json.dumps])
+def test_lists_that_pandas_wrote_to_csv_are_several_labels(tmp_path: Path, write: Any) -> None:
+    lists: list[list[Any]] = [["anger", "it's"], ["anger"], [], ["it's", "a, b"]]
+    cells = [write(labels) for labels in lists] * 6
+    pandas.DataFrame({"text": [f"text {i}" for i in range(24)], "label": cells}).to_csv(tmp_path / "rows.csv")
+    table = read_table(tmp_path / "rows.csv")
+    values = table.values("label")
+    assert guess_task(values) == ("multi-label", "the labels are lists in brackets")
+    names = label_names("multi-label", values)
+    assert names == ("a, b", "anger", "it's")
+    hot = [[float(name in labels) for name in names] for labels in lists]
+    assert label_array(table, "label", "multi-label", names).tolist() == hot * 6
+    assert label_array(table.take(np.array([1])), "label", "multi-label", names).tolist() == hot[1:2]
+    parts, said = read_parts(with_values(RunOptions(), {"data.text": ("text",)}), {"train": tmp_path / "rows.csv"})
+    assert (parts.task, parts.names) == ("multi-label", names)
+    assert "task: multi-label (the labels are lists in brackets)" in said
+
+
+@pytest.mark.parametrize("cell", ["['anger' 'fear']", "['anger', fear]", "['anger', ['fear']]"])
+def test_a_list_that_is_none_is_refused_with_its_line(tmp_path: Path, cell: str) -> None:
+    pandas.DataFrame({"text": list("abcd"), "label": ["['anger']", "[]", cell, "['fear']"]}).to_csv(tmp_path / "a.csv")
+    with pytest.raises(UserError, match=r"a.csv, line 4: the labels are lists in brackets, and .* is none") as caught:
+        read_parts(RunOptions(), {"train": tmp_path / "a.csv"})
+    assert "--task single-label" in caught.value.fix
+    told = with_values(RunOptions(), {"task": "single-label"})
+    parts, _ = read_parts(told, {"train": tmp_path / "a.csv", "valid": tmp_path / "a.csv"})
+    assert cell in parts.names
+
+
+@pytest.mark.parametrize("values", [["[PAD]", "[CLS]"], ["[1]", "[2]"], ["[a]", "b"]])
+def test_names_in_brackets_are_names(values: list[str]) -> None:
+    assert guess_task(values * 5)[0] == "single-label"
+    assert label_names("single-label", values) == tuple(sorted(values))
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "dicts", "polars", "arrow"])
+@pytest.mark.parametrize(("values", "task"), [([0.5, 1.25, NAN, 2.0], "regression"), ([1, 0, NAN, 1], "single-label")])
+def test_a_number_that_is_none_is_a_missing_label(tmp_path: Path, kind: str, values: list[Any], task: str) -> None:
+    rows = [{"text": f"text {i}", "label": value} for i, value in enumerate(values * 6)]
+    sources: dict[str, Any] = {
+        "jsonl": tmp_path / "rows.jsonl",
+        "dicts": rows,
+        "polars": polars.DataFrame(rows, strict=False),
+        "arrow": pa.table({"text": [row["text"] for row in rows], "label": pa.array(values * 6, pa.float64())}),
+    }
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    source = sources[kind]
+    with pytest.raises(UserError, match="no label in column 'label'"):
+        read_parts(RunOptions(), {"train": source})
+    parts, _ = read_parts(RunOptions(), {"train": source}, examined=True)
+    assert parts.task == task
+    assert parts.names == (("label",) if task == "regression" else ("0", "1"))
+    assert [(found.code, len(found.lines)) for found in parts.found] == [("missing-labels", 6)]
+
+
+def test_a_missing_label_may_stand_beside_strings() -> None:
+    rows = [{"text": f"text {i}", "label": label} for i, label in enumerate(["a", NAN, "b", "a"] * 6)]
+    parts, _ = read_parts(RunOptions(), {"train": rows}, examined=True)
+    assert parts.names == ("a", "b")
+
+
+def test_whole_numbers_have_one_name_with_a_fraction_or_without() -> None:
+    frame = pandas.DataFrame({"text": [f"text {i}" for i in range(24)], "label": [0, 1, None] * 8})
+    told = with_values(RunOptions(), {"doctor.allow": ("missing-labels",)})
+    parts, _ = read_parts(told, {"train": frame, "valid": labelled([0, 1] * 4), "test": labelled(["1", "0"] * 4)})
+    assert parts.names == ("0", "1")
+    assert parts.labels("valid").tolist() == [0, 1] * 4
+    assert parts.labels("test").tolist() == [1, 0] * 4
+
+
+def test_names_that_were_told_with_a_fraction_are_met_all_the_same() -> None:
+    floats = labelled([1.0, 2.0])
+    assert label_array(floats, "label", "single-label", ("1.0", "2.0")).tolist() == [0, 1]
+    assert read_by_place([1.0, 2.0], "single-label", ("1.0", "2.0")) is None
+
+
+@pytest.mark.parametrize(("value", "what"), [({"a": 1}, "records"), ([["a"]], "lists"), (b"\xff", "bytes")])
+def test_a_column_of_records_holds_no_labels(value: Any, what: str) -> None:
+    with pytest.raises(UserError, match=f"column 'label' holds {what}, not labels"):
+        read_parts(RunOptions(), {"train": labelled([value] * 8)})
+
+
+@pytest.mark.parametrize(("values", "what"), [([["a", "b"]], "lists"), ([{"a": "b"}], "records")])
+def test_a_column_of_lists_or_records_holds_no_texts(values: list[Any], what: str) -> None:
+    rows = [{"words": value, "label": label} for value in values for label in "ab" * 6]
+    told = with_values(RunOptions(), {"data.text": ("words",)})
+    with pytest.raises(UserError, match=f"column 'words' holds {what}, not texts\n.*--text COLUMN"):
+        read_parts(told, {"train": rows})
+    with pytest.raises(UserError, match=f"column 'words' holds {what}, not texts"):
+        read_table(rows).texts("words")
+
+
+def test_bytes_are_texts_where_they_are_utf8(tmp_path: Path) -> None:
+    texts = [f"text {i} é".encode() for i in range(12)]
+    pq.write_table(pa.table({"text": texts, "label": list("ab" * 6)}), tmp_path / "rows.parquet")
+    parts, _ = read_parts(RunOptions(), {"train": tmp_path / "rows.parquet"})
+    assert parts.columns.text == ("text",)
+    assert sorted(text for table in parts.tables.values() for text in table.texts("text")) == sorted(
+        text.decode() for text in texts
+    )
+    texts[7] = b"caf\xe9"
+    told = with_values(RunOptions(), {"data.text": ("text",)})
+    with pytest.raises(UserError, match=r"row 7 \(from 0\): column 'text' holds bytes that are not UTF-8"):
+        read_parts(told, {"train": pa.table({"text": texts, "label": list("ab" * 6)})})
+
+
+@pytest.mark.parametrize("separator", ["|", ";", ","])
+def test_the_separator_is_that_of_train_in_every_part(separator: str) -> None:
+    train = labelled([f"x, y{separator}z" if separator != "," else "x,z", "z"] * 10)
+    valid = labelled(["x, y" if separator != "," else "x", "z"])
+    told = with_values(RunOptions(), {"task": "multi-label", "data.text": ("text",), "data.label": "label"})
+    parts, _ = read_parts(told, {"train": train, "valid": valid})
+    assert parts.separator == separator
+    assert parts.names == (("x", "z") if separator == "," else ("x, y", "z"))
+    assert parts.labels("valid").tolist() == [[1, 0], [0, 1]]

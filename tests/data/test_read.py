@@ -3,6 +3,7 @@ import gzip
 import io
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import kitune
 from kitune.config import Layout
 from kitune.data.read import read_stream, read_table
 from kitune.data.sources import read_part
@@ -180,6 +182,38 @@ def test_a_stray_quote_in_a_csv_is_named_with_its_line(tmp_path: Path) -> None:
 def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="line 1: two columns are called 'text'"):
         read_table(written(tmp_path / "rows.csv", "text,label,text\na,1,b\n"))
+
+
+@pytest.mark.parametrize("look", [kitune.inspect, kitune.doctor, kitune.train])
+def test_two_columns_of_one_name_are_refused_in_parquet_and_arrow(tmp_path: Path, look: Any) -> None:
+    table = pa.table([list("ab") * 6, list("xy") * 6, list("cd") * 6], names=["text", "label", "other"])
+    table = table.rename_columns(["text", "label", "text"])
+    pq.write_table(table, tmp_path / "rows.parquet")
+    for source in (table, tmp_path / "rows.parquet"):
+        with pytest.raises(UserError, match="two columns are called 'text'\n  fix: give each column a name of its own"):
+            look(source)
+
+
+def test_views_of_arrow_are_read_as_strings() -> None:
+    frame = polars.DataFrame({"text": ["a", "ü"], "raw": [b"x", b"y"], "label": ["1", None]})
+    views = pa.table(frame)
+    assert pa.types.is_string_view(views.schema.field("text").type)
+    table = read_table(views)
+    assert {str(field.type) for field in table.data.schema} == {"large_string"}
+    assert table.data.to_pylist() == [{"text": "a", "raw": "x", "label": "1"}, {"text": "ü", "raw": "y", "label": None}]
+
+
+def test_a_file_that_may_not_be_read_is_answered_with_a_line_for_the_shell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(path: Path, layout: Layout) -> Any:
+        raise PermissionError
+
+    path = written(tmp_path / "it's mine.csv", "text\na\n")
+    monkeypatch.setattr("kitune.data.read.opened", refused)
+    with pytest.raises(UserError, match="not readable by you") as caught:
+        read_table(path)
+    assert shlex.split(caught.value.fix.rpartition(", or")[0]) == ["chmod", "u+r", str(path)]
 
 
 @pytest.mark.parametrize(

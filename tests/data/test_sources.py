@@ -129,3 +129,19 @@ def test_a_part_that_an_option_names_is_not_left_out(tmp_path: Path) -> None:
     options = with_values(RunOptions(), {"data.valid": str(valid), "data.text": ("text",), "data.label": "label"})
     with pytest.raises(UserError, match="there is no column 'label'"):
         read_parts(options, {"train": train})
+
+
+@pytest.mark.parametrize("minus", ["-1", "-1.0"])
+def test_a_test_part_whose_labels_are_all_minus_one_has_none_unless_train_has_it_too(
+    tmp_path: Path, minus: str
+) -> None:
+    for known in ("1", minus):
+        rows = [f"text {i},{known if i % 2 else 0}\n" for i in range(20)]
+        (tmp_path / "train.csv").write_text("text,label\n" + "".join(rows))
+        (tmp_path / "test.csv").write_text(f"text,label\na,{minus}\nb,{minus}\n")
+        options = with_values(RunOptions(), {"data.train": str(tmp_path)})
+        parts, said = read_parts(options, {})
+        left_out = f"{tmp_path / 'test.csv'}: the test part has no labels and is left out" in said
+        assert left_out == (known == "1")
+        assert ("test" in parts.tables) == (known == minus)
+        assert sorted(parts.names) == sorted(["0", known])
