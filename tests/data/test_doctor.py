@@ -594,7 +594,7 @@ def test_a_pair_in_the_other_order_is_another_pair_but_a_leak(told: RunOptions) 
     assert by_code["leak"] == (0, 1)
 
 
-def test_empty_texts_are_no_leak(tmp_path: Path, told: RunOptions) -> None:
+def test_empty_texts_alone_are_no_leak(tmp_path: Path, told: RunOptions) -> None:
     planting = Planting(0)
     for rows in planting.parts.values():
         rows[3]["text"] = ""
