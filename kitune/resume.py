@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from kitune.config import FREE_AT_RESUME, RunOptions, dump_yaml, flat, yaml_line
+from kitune.config import FREE_AT_RESUME, DataOptions, Layout, RunOptions, dump_yaml, flat, yaml_line
 from kitune.data.parts import Parts
 from kitune.data.table import Table
 from kitune.errors import UserError, command, numbered
@@ -38,11 +38,24 @@ def refuse_changed_options(
     if changed:
         name = changed[0]
         told = f"{name}={yaml_line(new[name])}"
-        words = command("kitune", "train", options.data.train or "DATA", "--model", folder, "--set", told)
+        words = new_run(folder, options, "--set", told)
         raise UserError(
             f"{folder}: {name} was {old[name]!r} and is now {new[name]!r}, so this would be another training",
             fix=f"leave it out to go on, or start a new run from this one's weights: {words}",
         )
+
+
+def new_run(folder: Path, options: RunOptions, *more: str) -> str:
+    """A command that starts a new run from the weights of one, on the same columns of the same files."""
+    data, usual = options.data, DataOptions()
+    flags = {"label": data.label, "valid": data.valid, "test": data.test, "task": options.task}
+    told = [("--text", name) for name in data.text or ()]
+    told += [(f"--{name}", value) for name, value in flags.items() if value not in (None, "auto")]
+    for name in (*Layout.model_fields, "id", "weight", "group"):
+        if (value := getattr(data, name)) != getattr(usual, name):
+            told.append(("--set", f"data.{name}={yaml_line(value)}"))
+    words = [word for pair in told for word in pair]
+    return command("kitune", "train", data.train or "DATA", "--model", folder, *words, *more)
 
 
 def refuse_changed_data(folder: Path, record: Mapping[str, Any], parts: Parts) -> None:
@@ -54,8 +67,7 @@ def refuse_changed_data(folder: Path, record: Mapping[str, Any], parts: Parts) -
             source = table.source if table is not None else "none"
             raise UserError(
                 f"{folder}: the {part} rows ({source}) are not those that it was trained on",
-                fix="put the old data back to go on, or start a new run: "
-                + command("kitune", "train", parts.options.data.train or "DATA", "--model", folder),
+                fix=f"put the old data back to go on, or start a new run: {new_run(folder, parts.options)}",
             )
 
 
@@ -86,8 +98,7 @@ def refuse_changed_metrics(
     if best not in built_in or best in own.names(options.task, len(options.data.labels or ())):
         raise UserError(
             f"{folder}: {own.place} is not what it was when the run began",
-            fix="put the old file back to go on, or start a new run: "
-            + command("kitune", "train", "DATA", "--model", folder),
+            fix=f"put the old file back to go on, or start a new run: {new_run(folder, options)}",
         )
 
 

@@ -15,7 +15,7 @@ import kitune
 from kitune import finetune, run_folder
 from kitune.config import FREE_AT_RESUME, RunOptions, checked, flat, option_names, with_values
 from kitune.errors import UserError
-from kitune.resume import refuse_changed_options
+from kitune.resume import new_run, refuse_changed_options
 from kitune.training import checkpoint
 from tests.training.runs import SHORT, content, in_child, train
 
@@ -267,8 +267,18 @@ def test_what_a_refusal_prints_can_be_pasted(tiny_model: Path, data: list[dict[s
     run = kitune.train(data[:40], valid=data[40:], model=tiny_model, out=tmp_path / "run", options=OPTIONS)
     with pytest.raises(UserError, match=r"--set 'data.text=\[body\]'"):
         resume(run.folder, data, text="body")
-    with pytest.raises(UserError, match=r"--set train\.clip=null"):
+    with pytest.raises(UserError, match=r"--text text --label label --task single-label --set train\.clip=null"):
         resume(run.folder, data, options={"train.clip": None})
+
+
+def test_a_new_run_is_told_the_columns_files_and_layout_of_the_old_one(tmp_path: Path) -> None:
+    told = {"data.train": "my rows.csv", "data.valid": "v.csv", "data.text": ["a", "b"], "data.label": "y"}
+    told |= {"task": "regression", "data.encoding": "cp932", "data.delimiter": ";", "data.group": "who"}
+    options = with_values(RunOptions(), told)
+    assert new_run(Path("runs/first"), options) == (
+        "kitune train 'my rows.csv' --model runs/first --text a --text b --label y --valid v.csv --task regression "
+        "--set data.encoding=cp932 --set 'data.delimiter=;' --set data.group=who"
+    )
 
 
 def test_hashes_that_were_cut_off_cost_an_evaluation_one_note_and_no_more(
