@@ -196,6 +196,7 @@ class TextClassifier(ClassifierMixin, TextEstimator):  # type: ignore[misc]
             y = np.asarray(y, dtype=object)  # else numpy would make words of what is missing
         columns, labels, weights = rows_that_weigh(X, y, sample_weight)
         require_labels(labels)
+        labels = np.asarray(labels.tolist()) if labels.dtype == object else labels
         check_classification_targets(labels)
         if len(found := np.unique(labels)) < 2:
             raise ValueError(f"y has one class, {found.tolist()[0]!r}: there is nothing to tell apart")

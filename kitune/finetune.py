@@ -372,7 +372,7 @@ def finish(job: Job, state: State) -> Run:
         if new is not None and len(new):
             metrics[f"{part}_new"] = scored(job, part, logits, threshold, rows=new)
             line = table_line(metrics[f"{part}_new"], names)
-            machine.say(f"  without the {numbered(len(logits) - len(new), 'row')} whose text is in train: {line}")
+            machine.say(f"  without the {numbered(len(logits) - len(new), 'row')} whose text it was trained on: {line}")
     if machine.is_first:
         mark_finished(folder, state, metrics)
     machine.say(

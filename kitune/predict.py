@@ -326,7 +326,8 @@ class Model:
     ) -> tuple[dict[str, Answered], list[str]]:
         """What the baselines say of the same rows, and why one is missing."""
         names = None if self.task == "regression" else self.label_names
-        told = {"text": self.columns_in(table), "label": column, "labels": names, "group": self.group_of_run}
+        told = {"text": self.columns_in(table), "label": column, "labels": names}
+        told |= {"id": None, "weight": None, "group": None}  # which rows that are named to learn from may lack
         options = (self.run or RunOptions()).model_copy(
             update={"task": self.task, "data": self.data.model_copy(update=told)}
         )
@@ -340,6 +341,7 @@ class Model:
             sources=sources,
             machine=self.machine,
             max_length=self.max_length,
+            told=train is not None,
         )
 
 

@@ -41,7 +41,9 @@ def refuse_changed_options(
         words = new_run(folder, options, "--set", told)
         raise UserError(
             f"{folder}: {name} was {old[name]!r} and is now {new[name]!r}, so this would be another training",
-            fix=f"leave it out to go on, or start a new run from this one's weights: {words}",
+            fix=f"leave it out to go on, or start a new run from this one's weights: {words}"
+            if (folder / "best").is_dir()
+            else "leave it out to go on, or start anew with another --out",
         )
 
 
@@ -51,7 +53,7 @@ def new_run(folder: Path, options: RunOptions, *more: str) -> str:
     flags = {"label": data.label, "valid": data.valid, "test": data.test, "task": options.task}
     told = [("--text", name) for name in data.text or ()]
     told += [(f"--{name}", value) for name, value in flags.items() if value not in (None, "auto")]
-    for name in (*Layout.model_fields, "id", "weight", "group"):
+    for name in (*Layout.model_fields, "id", "weight", "group", "labels", "label_separator", "limit", "long_texts"):
         if (value := getattr(data, name)) != getattr(usual, name):
             told.append(("--set", f"data.{name}={yaml_line(value)}"))
     words = [word for pair in told for word in pair]

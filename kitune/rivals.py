@@ -34,6 +34,7 @@ def rivals(
     sources: Mapping[str, Source],
     machine: Machine,
     max_length: int,
+    told: bool = False,
 ) -> tuple[dict[str, Answered], list[str]]:
     """What the baselines say of the rows of `table`, by their names, and why one is missing.
 
@@ -43,11 +44,15 @@ def rivals(
         folder: of the run.
         sources: the rows to learn from (train) and to be chosen on (valid, else a part of train), where the run's own are
             in no file.
+        told: the user named them.
+
+    Raises:
+        UserError: such rows are nowhere, or are not what they should be.
     """
     try:
         parts = rows_learned(options, run, folder, sources)
     except UserError as error:
-        if sources:  # which the user named
+        if told:
             raise
         return {}, [f"no baselines: {error.problem}"]
     assert options.data.text is not None
@@ -55,8 +60,6 @@ def rivals(
     named = table.data.select(list(options.data.text)).rename_columns(list(text))
     rows = learned(parts, Table(named, table.source), labels, text)
     machine.say(f"learning baselines from {len(rows.tables['train']):,} rows")
-    known = int(np.isin(text_keys(rows.tables["test"], text), parts.given_keys["train"]).sum())
-    flattered = f"the baselines learn from {numbered(known, 'row')} of these, which flatters them"
 
     def probe() -> Answered:
         if run is None:
@@ -74,8 +77,11 @@ def rivals(
         return frozen_probe(some, embed)
 
     found: dict[str, Answered] = {"majority": majority(rows)}
-    # Of a run it is known which texts are new, and only those are compared.
-    notes: list[str] = [flattered] if run is None and known else []
+    notes: list[str] = []
+    if run is None:  # of a run it is known which texts are new, and only those are compared
+        known = int(np.isin(text_keys(rows.tables["test"], text), parts.given_keys["train"]).sum())
+        if known:
+            notes.append(f"the baselines learn from {numbered(known, 'row')} of these, which flatters them")
     for name, learn in {"TF-IDF": lambda: bag_of_words(rows), "frozen probe": probe}.items():
         try:
             found[name] = learn()

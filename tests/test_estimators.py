@@ -280,6 +280,16 @@ def test_an_option_that_would_replace_the_rows_or_the_task_is_refused(lively_mod
         small(TextClassifier, lively_model, options=SMALL | {name: "other"}).fit(["a", "b"], ["x", "y"])
 
 
+def test_a_missing_label_whose_row_weighs_nothing_is_none(lively_model: Path, texts: tuple[list[str], Any]) -> None:
+    model = small(TextClassifier, lively_model, epochs=1)
+    weights = np.ones(60)
+    weights[7] = 0
+    for missing in (None, float("nan")):
+        labels: list[Any] = [number % 2 for number in range(60)]
+        labels[7] = missing
+        assert model.fit(texts[0], labels, sample_weight=weights).classes_.tolist() == [0, 1]
+
+
 def test_a_random_state_that_is_none_is_refused(lively_model: Path, texts: tuple[list[str], Any]) -> None:
     with pytest.raises(ValueError, match="cannot be used to seed"):
         small(TextClassifier, lively_model, random_state=np.random.default_rng(0)).fit(*texts)

@@ -220,7 +220,7 @@ def test_a_run_ends_with_what_evaluate_says(
     low, high = evaluation.intervals[metric]
     assert f"best/ on test (20 rows): loss {run.metrics['test']['loss']:.4f}" in said
     assert f"  {metric} of other such rows: {low:.3f} to {high:.3f} (95 %)" in said
-    assert "  without the 8 rows whose text is in train: loss" in said
+    assert "  without the 8 rows whose text it was trained on: loss" in said
     alone = run.model.evaluate(unseen, baselines=False)
     assert run.metrics["test"][metric] == pytest.approx(evaluation.metrics[metric])
     assert run.metrics["test_new"][metric] == pytest.approx(alone.metrics[metric])

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from kitune.config import DataOptions
-from kitune.data.table import Table, holds_bytes
+from kitune.data.table import Table, holds_bytes, kind_of
 from kitune.errors import UserError
 
 # Pairs as the well-known data sets name them.
@@ -112,6 +112,8 @@ def choose_columns(table: Table, options: DataOptions) -> tuple[Columns, list[st
     for name in text:
         require_utf8(table, name)
         table.require_texts(name)
+    if options.group is not None:
+        require_groups(table, options.group)
     return Columns(text, label, options.id, options.weight, options.group), said
 
 
@@ -181,6 +183,15 @@ def is_text(table: Table, column: str) -> bool:
     """Whether the column holds strings."""
     kind: Any = table.data.schema.field(column).type
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def require_groups(table: Table, column: str) -> None:
+    """Refuse a column of groups whose cells are no single texts or numbers."""
+    if (kind := kind_of(table.data.schema.field(column).type)) in ("lists", "records"):
+        raise UserError(
+            f"{table.source}: column {column!r} holds {kind}, which name no groups",
+            fix="name a column of texts or numbers",
+        )
 
 
 def require_utf8(table: Table, column: str) -> None:

@@ -126,7 +126,7 @@ def read_parts(
         if empty := [part for part, table in tables.items() if not len(table) and not unlearnable]:
             problem = f"{tables[empty[0]].source}: no row of the {empty[0]} part has a label"
             raise UserError(problem, fix="label some, or leave the part out")
-    separator = separator_of(tables, columns.label, options) if task == "multi-label" else "auto"
+    separator = common_separator(tables, columns.label, options) if task == "multi-label" else "auto"
     names, learned = names_of(tables, columns.label, task, options, separator)
     parts = Parts(tables, columns, task, names, options, tuple(found), separator=separator)
     if not examined:
@@ -150,24 +150,26 @@ def read_parts(
 
 
 def require_shared_labels(parts: Parts) -> None:
-    """Refuse validation rows of which none has a label of train: every answer to them would be wrong."""
+    """Refuse validation or test rows of which none has a label of train: every answer to them would be wrong."""
 
     def places(part: str) -> set[int]:
         labels = parts.labels(part)
         return set(np.unique(labels) if labels.ndim == 1 else np.flatnonzero(labels.any(axis=0)))
 
-    held = places("valid")
-    if parts.cut is None and held and not held & places("train"):
-        names = ", ".join(quoted(parts.names[place]) for place in sorted(held)[:5])
-        there = ", ".join(quoted(parts.names[place]) for place in sorted(places("train"))[:5])
+    learned = places("train")
+    for part in sorted(parts.given.keys() - {"train"}):
+        held = places(part)
+        if not held or held & learned:
+            continue
+        names, there = (", ".join(quoted(parts.names[at]) for at in sorted(some)[:5]) for some in (held, learned))
         fix = "write them alike in both"
         if any(number_in(parts.names[place]) is not None for place in held):
             fix += f", or tell the names in the order of the numbers: {command('--set', 'data.labels=[...]')}"
-        problem = f"{parts.tables['valid'].source}: none of its labels ({names}) is one of train's ({there})"
+        problem = f"{parts.tables[part].source}: none of its labels ({names}) is one of train's ({there})"
         raise UserError(problem, fix=fix)
 
 
-def separator_of(tables: Mapping[str, Table], label: str, options: RunOptions) -> str:
+def common_separator(tables: Mapping[str, Table], label: str, options: RunOptions) -> str:
     """What parts the labels of a cell, in every part alike: as train shows it, or all parts where no cell of train does."""
     values = label_values(tables["train"], label)
     if not any(sign in value for value in values if isinstance(value, str) for sign in SEPARATORS):

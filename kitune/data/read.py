@@ -230,7 +230,7 @@ def encodings(file: File, told: str, otherwise: str) -> Iterator[str]:
     if told != "auto":
         try:
             "".encode(told)  # `hex` is a codec, and no encoding of texts
-            yield UTF8 if same_codec(told, "utf-8") or is_utf8(file) else told
+            yield UTF8 if is_of_utf8(told) or is_utf8(file) else told
         except LookupError:
             raise UserError(
                 f"data.encoding: {told!r} is no encoding",
@@ -247,7 +247,7 @@ def encodings(file: File, told: str, otherwise: str) -> Iterator[str]:
 def encoding_notes(file: File, encoding: str, told: str) -> tuple[str, ...]:
     """What is to be said of the encoding in which a file was read."""
     if encoding == UTF8:
-        if told == "auto" or same_codec(told, "utf-8"):
+        if told == "auto" or is_of_utf8(told):
             return ()
         return (f"{file.title} is read as UTF-8, which its bytes are, not as {told.upper()}",)
     if told == "auto":
@@ -286,6 +286,11 @@ def not_encoded(file: File, encoding: str, error: UnicodeDecodeError) -> UserErr
     first, *others = (name for name in ("cp932", "euc_kr", "gb18030", "latin-1") if not same_codec(name, encoding))
     fix = f"name the file's encoding, for example --set data.encoding={first} (or {', '.join(others)})"
     return UserError(problem, fix=fix)
+
+
+def is_of_utf8(name: str) -> bool:
+    """Whether an encoding is UTF-8, with a byte order mark or without."""
+    return same_codec(name, "utf-8") or same_codec(name, UTF8)
 
 
 def same_codec(one: str, other: str) -> bool:

@@ -6,7 +6,7 @@ from hashlib import blake2b
 import numpy as np
 from numpy.typing import NDArray
 
-from kitune.data.columns import Columns
+from kitune.data.columns import Columns, require_groups
 from kitune.data.table import CHUNK_ROWS, Rows, Table
 from kitune.errors import UserError, numbered
 
@@ -68,15 +68,10 @@ def units(table: Table, columns: Columns) -> Rows:
 
 def groups_of(table: Table, column: str) -> Rows:
     """The group of each row, (rows,), numbered from 0; a row without one belongs to nobody, not to one nameless customer."""
+    require_groups(table, column)
     numbers: dict[object, int] = {}
     keys = (("row", row) if group in (None, "") else ("group", group) for row, group in enumerate(table.values(column)))
-    try:
-        return np.fromiter((numbers.setdefault(key, len(numbers)) for key in keys), np.int64, len(table))
-    except TypeError:  # unhashable
-        raise UserError(
-            f"{table.source}: column {column!r} holds lists or records, which name no groups",
-            fix="name a column of texts or numbers",
-        ) from None
+    return np.fromiter((numbers.setdefault(key, len(numbers)) for key in keys), np.int64, len(table))
 
 
 def sample(stratum: NDArray[np.int64], unit: Rows, count: float, seed: int) -> NDArray[np.bool_]:

@@ -42,10 +42,9 @@ def intervals(measure: Measure, *, most: int = MOST_RESAMPLES, groups: Ints | No
         return {}
     count = min(most, max(FEWEST_RESAMPLES, int(MUCH_WORK / measure.work)))
     if groups is None:
-        parts = [measure.values(weights) for weights in resamples(measure.counts, count)]
+        drawn = np.concatenate([measure.values(weights) for weights in resamples(measure.counts, count)])
     else:
-        parts = [measure.of_rows(weights) for weights in resamples_of_rows(len(measure.case), groups, count)]
-    drawn = np.concatenate(parts)
+        drawn = over_groups(measure, groups, count)
     found = {name: middle(values) for name, values in zip(measure.names, drawn.T, strict=True)}
     for name in measure.shares:
         if (interval := found[name]) is not None and interval[0] == interval[1]:
@@ -80,25 +79,28 @@ def difference(first: Measure, second: Measure, name: str, groups: Ints | None =
     count = max(FEWEST_RESAMPLES, min(MOST_RESAMPLES, int(MUCH_WORK / work)))
     if rows < 2 or count * work > MOST_WORK or (groups is not None and len(np.unique(groups)) < FEWEST_GROUPS):
         return None
-    gaps = []
-    for weights in resamples_of_rows(rows, groups, count):
-        one, other = (side.of_rows(weights)[:, side.names.index(name)] for side in (first, second))
-        if name in first.else_zero:  # a constant answer correlates with nothing on every resample
-            one, other = np.nan_to_num(one), np.nan_to_num(other)
-        gaps.append(one - other)
-    found = middle(np.concatenate(gaps))
+    sides: list[NDArray[np.float64]] = []
+    for side in (first, second):
+        if groups is None:
+            drawn = [side.of_rows(weights) for weights in resamples(np.ones(rows, dtype=np.int64), count)]
+        else:
+            drawn = [over_groups(side, groups, count)]
+        sides.append(np.concatenate(drawn)[:, side.names.index(name)])
+    if name in first.else_zero:  # a constant answer correlates with nothing on every resample
+        sides = [np.nan_to_num(values) for values in sides]
+    found = middle(sides[0] - sides[1])
     # As of intervals: where nothing varies, nothing is known.
     return None if found is None or found[0] == found[1] else found
 
 
-def resamples_of_rows(rows: int, groups: Ints | None, count: int) -> Iterator[Ints]:
-    """How often each row is drawn in so many resamples, (samples, rows) at a time; whole groups, where there are groups."""
-    if groups is None:
-        yield from resamples(np.ones(rows, dtype=np.int64), count)
-        return
+def over_groups(measure: Measure, groups: Ints, count: int) -> NDArray[np.float64]:
+    """The metrics, (samples, names), of so many resamples that draw whole groups; the same ones at every call."""
+    from scipy.sparse import csr_array
+
     group = np.unique(groups, return_inverse=True)[1]
-    for drawn in resamples(np.ones(group.max() + 1, dtype=np.int64), count, width=rows):
-        yield drawn[:, group]
+    held = csr_array((np.ones(len(group), dtype=np.int64), (measure.case, group)))  # (cases, groups), rows of each
+    draws = resamples(np.ones(held.shape[1], dtype=np.int64), count, width=held.shape[0])
+    return np.concatenate([measure.values((held @ drawn.T).T) for drawn in draws])
 
 
 def resamples(counts: Ints, count: int, *, width: int = 0) -> Iterator[Ints]:

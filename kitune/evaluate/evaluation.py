@@ -13,6 +13,7 @@ from kitune.data.split import groups_of
 from kitune.data.table import Rows, Table
 from kitune.errors import numbered
 from kitune.evaluate.bootstrap import (
+    FEWEST_GROUPS,
     FEWEST_RESAMPLES,
     MOST_RESAMPLES,
     Interval,
@@ -290,11 +291,15 @@ def dependence_notes(groups: Rows, parts: Mapping[str, Rows]) -> list[str]:
         groups: of all rows, (rows,).
         parts: the rows of each part that has intervals of its own.
     """
+    counts = {name: len(np.unique(groups[rows])) for name, rows in parts.items()}
     count = len(np.unique(groups))
-    said = f"{numbered(len(groups), 'row')} are of {numbered(count, 'group')}: the intervals draw whole groups"
+    rows_of = f"{numbered(len(groups), 'row')} are of {numbered(count, 'group')}"
+    if count < FEWEST_GROUPS:
+        return [f"{rows_of}, too few for intervals"]
+    said = f"{rows_of}: the intervals draw whole groups"
     if count < FEW_GROUPS:
         return [f"{said}, {TOO_FEW}"]
-    few = [name for name, rows in parts.items() if len(np.unique(groups[rows])) < FEW_GROUPS]
+    few = [name for name, of_part in counts.items() if FEWEST_GROUPS <= of_part < FEW_GROUPS]
     listed = ", ".join(few[:5]) + (f" and {len(few) - 5} more" if len(few) > 5 else "")
     return [said, *([f"{listed}: of fewer than {FEW_GROUPS} groups, {TOO_FEW}"] if few else [])]
 

@@ -126,6 +126,14 @@ def test_a_told_encoding_counts_for_files_that_are_not_utf8(tmp_path: Path, told
     assert table.notes == (f"valid.csv is read as UTF-8, which its bytes are, not as {told.upper()}",)
 
 
+@pytest.mark.parametrize("told", ["utf-8", "utf-8-sig", "UTF8"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_utf8_needs_no_word_where_it_was_told(tmp_path: Path, told: str, encoding: str) -> None:
+    assert write(tmp_path / "rows.csv", TEXTS["French"], encoding)
+    table = read_table(tmp_path / "rows.csv", layout=Layout(encoding=told))
+    assert (table.columns, table.notes) == (["text", "label"], ())
+
+
 def test_the_encoding_that_failed_is_not_offered_again(tmp_path: Path) -> None:
     assert write(tmp_path / "rows.csv", TEXTS["Korean"], "cp949")
     with pytest.raises(UserError, match="is not CP932") as caught:

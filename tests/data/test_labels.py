@@ -253,6 +253,8 @@ def test_numbers_are_places_only_where_the_order_of_the_names_was_told() -> None
     with pytest.raises(UserError, match=r"none of its labels \(0, 1, 2\) is one of train's") as caught:
         read_parts(told, {"train": train, "valid": valid})
     assert "tell the names in the order of the numbers: --set 'data.labels=[...]'" in caught.value.fix
+    with pytest.raises(UserError, match=r"none of its labels \(0, 1, 2\) is one of train's"):
+        read_parts(told, {"train": train, "test": valid})  # valid is cut from train
     in_order = ("World", "Sports", "Business")
     parts, _ = read_parts(with_values(told, {"data.labels": in_order}), {"train": train, "valid": valid})
     assert [parts.names[i] for i in parts.labels("valid")] == [*in_order] * 4

@@ -420,10 +420,12 @@ def test_parts_of_few_groups_are_named_and_those_of_hardly_any_have_no_interval(
     answered = Answered("single-label", logits, np.arange(300) % 2, ("no", "yes"), groups=groups)
     found = judged(answered, "t", groups=parts, new=np.arange(100, 200))
     few = next(note for note in found.notes if "fewer than" in note)
-    assert few.startswith("the new texts, shop b, day one: of fewer than 20 groups")
+    assert few.startswith("the new texts, shop b: of fewer than 20 groups")
     assert "accuracy" in found.slices["shop"]["b"].intervals
     assert not found.slices["day"]["one"].intervals
     hardly = answered.take(np.arange(30))
+    assert "30 rows are of 3 groups, too few for intervals" in judged(hardly, "t").notes
+    assert not judged(hardly, "t").intervals
     assert chance_line(hardly) is None
     assert "so few that" in (chance_line(answered.take(np.arange(100))) or "")
     assert leads(hardly, {"other": answered.take(np.arange(30, 60))})["other"][1] is None
@@ -481,9 +483,21 @@ def test_groups_of_an_evaluation_are_no_matter_of_the_rows_that_baselines_learn_
     assert "TF-IDF" in told.evaluate(made, train=rows("single-label", 60)).baselines
 
 
+def test_rows_to_learn_baselines_from_need_no_id_weight_or_group(
+    lively_model: Path, rows: Rows, tmp_path: Path
+) -> None:
+    made = [
+        {**row, "ticket": number, "who": number // 2, "w": 1.0} for number, row in enumerate(rows("single-label", 40))
+    ]
+    told = OPTIONS | {"train.epochs": 1, "data.id": "ticket", "data.group": "who", "data.weight": "w"}
+    run = kitune.train(made, model=str(lively_model), out=tmp_path / "run", text="text", label="label", options=told)
+    plain = [{"text": row["text"], "label": row["label"]} for row in made]
+    assert "TF-IDF" in run.evaluate(rows("single-label", 20, seed=3), train=plain).baselines
+
+
 def test_a_group_column_of_lists_is_refused(run_of: Callable[..., kitune.Run], rows: Rows) -> None:
     made = [{**row, "who": [number]} for number, row in enumerate(rows("single-label", 10))]
-    with pytest.raises(UserError, match="column 'who' holds lists or records"):
+    with pytest.raises(UserError, match="column 'who' holds lists, which name no groups"):
         run_of("single-label").model.with_layout({"data.group": "who"}).evaluate(made, baselines=False)
 
 

@@ -272,12 +272,23 @@ def test_what_a_refusal_prints_can_be_pasted(tiny_model: Path, data: list[dict[s
 
 
 def test_a_new_run_is_told_the_columns_files_and_layout_of_the_old_one(tmp_path: Path) -> None:
-    told = {"data.train": "my rows.csv", "data.valid": "v.csv", "data.text": ["a", "b"], "data.label": "y"}
-    told |= {"task": "regression", "data.encoding": "cp932", "data.delimiter": ";", "data.group": "who"}
+    told: dict[str, Any] = {
+        "data.train": "my rows.csv",
+        "data.valid": "v.csv",
+        "data.text": ["a", "b"],
+        "data.label": "y",
+    }
+    told |= {
+        "task": "regression",
+        "data.encoding": "cp932",
+        "data.delimiter": ";",
+        "data.group": "who",
+        "data.limit": 50,
+    }
     options = with_values(RunOptions(), told)
     assert new_run(Path("runs/first"), options) == (
         "kitune train 'my rows.csv' --model runs/first --text a --text b --label y --valid v.csv --task regression "
-        "--set data.encoding=cp932 --set 'data.delimiter=;' --set data.group=who"
+        "--set data.encoding=cp932 --set 'data.delimiter=;' --set data.group=who --set data.limit=50"
     )
 
 
