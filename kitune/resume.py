@@ -53,7 +53,7 @@ def new_run(folder: Path, options: RunOptions, *more: str) -> str:
     flags = {"label": data.label, "valid": data.valid, "test": data.test, "task": options.task}
     told = [("--text", name) for name in data.text or ()]
     told += [(f"--{name}", value) for name, value in flags.items() if value not in (None, "auto")]
-    for name in (*Layout.model_fields, "id", "weight", "group", "labels", "label_separator", "limit", "long_texts"):
+    for name in (*Layout.model_fields, "id", "weight", "group", "label_separator", "limit", "long_texts"):
         if (value := getattr(data, name)) != getattr(usual, name):
             told.append(("--set", f"data.{name}={yaml_line(value)}"))
     words = [word for pair in told for word in pair]
