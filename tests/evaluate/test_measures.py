@@ -25,6 +25,17 @@ def single(seed: int, rows: int, classes: int) -> Answered:
     return Answered("single-label", logits.astype(np.float32), labels, NAMES[:classes])
 
 
+def by_chance(task: str, generator: np.random.Generator, rows: int) -> Answered:
+    """Answers and labels that have nothing to do with each other: of three labels, or of a number."""
+    logits = generator.normal(size=(rows, 1 if task == "regression" else 3)).astype(np.float32)
+    labels: dict[str, NDArray[np.int64] | NDArray[np.float32]] = {
+        "single-label": generator.integers(0, 3, rows),
+        "multi-label": (generator.random((rows, 3)) < 0.5).astype(np.float32),
+        "regression": generator.normal(size=(rows, 1)).astype(np.float32),
+    }
+    return Answered(task, logits, labels[task], NAMES[: logits.shape[1]])  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("classes", [2, 3, 8])
 @pytest.mark.parametrize("seed", range(5))
 def test_single_label_metrics_are_those_of_scikit_learn(seed: int, classes: int) -> None:
@@ -182,14 +193,7 @@ def test_of_groups_whose_rows_are_alike_the_interval_covers_the_truth_where_one_
 
 @pytest.mark.parametrize("task", ["single-label", "multi-label", "regression"])
 def test_intervals_of_groups_of_one_row_are_those_of_rows(task: str) -> None:
-    generator = np.random.default_rng(8)
-    logits = generator.normal(size=(60, 1 if task == "regression" else 3)).astype(np.float32)
-    labels: dict[str, NDArray[np.int64] | NDArray[np.float32]] = {
-        "single-label": generator.integers(0, 3, 60),
-        "multi-label": (generator.random((60, 3)) < 0.5).astype(np.float32),
-        "regression": (logits + generator.normal(size=(60, 1))).astype(np.float32),
-    }
-    answered = Answered(task, logits, labels[task], NAMES[: logits.shape[1]])  # type: ignore[arg-type]
+    answered = by_chance(task, np.random.default_rng(8), 60)
     groups = np.repeat(np.arange(20), 3)
     for measure in measures(answered):
         rows, own, together = (intervals(measure, groups=one) for one in (None, 7 + np.arange(60), groups))
@@ -222,13 +226,7 @@ def test_intervals_are_the_same_each_time_and_hold_the_value() -> None:
 @pytest.mark.parametrize("task", ["single-label", "multi-label", "regression"])
 def test_of_rows_that_are_weighed_the_metrics_are_those_of_their_cases(task: str) -> None:
     generator = np.random.default_rng(4)
-    logits = generator.normal(size=(40, 1 if task == "regression" else 3)).astype(np.float32)
-    labels: dict[str, NDArray[np.int64] | NDArray[np.float32]] = {
-        "single-label": generator.integers(0, 3, 40),
-        "multi-label": (generator.random((40, 3)) < 0.5).astype(np.float32),
-        "regression": generator.normal(size=(40, 1)).astype(np.float32),
-    }
-    answered = Answered(task, logits, labels[task], NAMES[: logits.shape[1]])  # type: ignore[arg-type]
+    answered = by_chance(task, generator, 40)
     rows = generator.integers(0, 40, 40)
     drawn = all_of(answered.take(rows))
     weights = np.bincount(rows, minlength=40)[None]
