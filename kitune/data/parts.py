@@ -156,8 +156,9 @@ def require_shared_labels(parts: Parts) -> None:
         labels = parts.labels(part)
         return set(np.unique(labels) if labels.ndim == 1 else np.flatnonzero(labels.any(axis=0)))
 
-    learned = places("train")
-    for part in sorted(parts.given.keys() - {"train"}):
+    others = sorted(parts.given.keys() - {"train"})
+    learned = places("train") if others else set()  # a pass over all of train
+    for part in others:
         held = places(part)
         if not held or held & learned:
             continue
