@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from kitune.config import TaskName, yaml_line
 from kitune.data.columns import PAIR_NAMES, Columns, is_text
 from kitune.data.encode import Encoded
-from kitune.data.labels import label_lists, label_names, label_values, name_of, nothing_to_learn, quoted
+from kitune.data.labels import label_lists, label_names, label_values, name_of, names_by_place, nothing_to_learn, quoted
 from kitune.data.long_texts import LongTexts
 from kitune.data.mojibake import misread, misread_rows
 from kitune.data.near import near_duplicates
@@ -106,15 +106,27 @@ class Case:
         assert self.columns.label is not None
         return {part: self.label_tuples(label_values(table, self.columns.label)) for part, table in self.tables.items()}
 
+    @cached_property
+    def by_place(self) -> dict[str, str]:
+        """The name behind each label that is the place of one, where their order was told."""
+        assert self.columns.label is not None
+        if not self.parts.ordered:
+            return {}
+        values = [value for table in self.tables.values() for value in label_values(table, self.columns.label)]
+        return names_by_place(values, self.task, self.parts.names, self.parts.separator)
+
     def label_tuples(self, values: Sequence[Any]) -> list[tuple[str, ...]]:
+        named = self.by_place
         if self.task == "multi-label":
-            return [tuple(sorted(labels)) for labels in label_lists(values, self.parts.separator)]
-        return [(name_of(value),) for value in values]
+            lists = label_lists(values, self.parts.separator)
+            return [tuple(sorted(named.get(label, label) for label in labels)) for labels in lists]
+        return [(named.get(name, name),) for name in map(name_of, values)]
 
     def names(self, part: str) -> tuple[str, ...]:
         """The label names that a part holds."""
         assert self.columns.label is not None
-        return label_names(self.task, label_values(self.tables[part], self.columns.label), self.parts.separator)
+        names = label_names(self.task, label_values(self.tables[part], self.columns.label), self.parts.separator)
+        return tuple(dict.fromkeys(self.by_place.get(name, name) for name in names))
 
     def rows_labelled(self, part: str, names: Collection[str]) -> list[int]:
         """The rows of a part with one of these labels."""

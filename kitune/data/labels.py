@@ -260,17 +260,21 @@ def unknown_label(
     )
 
 
+def names_by_place(
+    values: Sequence[Any], task: TaskName, names: Sequence[str], separator: str = "auto"
+) -> dict[str, str]:
+    """The labels that are told by their place in `names`, each with the name there; none of a regression."""
+    if task == "regression":
+        return {}
+    found = label_names(task, values, separator_in(values, separator, names))
+    places = {label: position_in(names, label) for label in found if label not in names}
+    return {label: names[place] for label, place in places.items() if place is not None}
+
+
 def read_by_place(values: Sequence[Any], task: TaskName, names: Sequence[str], separator: str = "auto") -> str | None:
     """`0, 1 are read as no, yes`: the labels that are told by their place in `names`, for a sentence; None where none are."""
-    if task == "regression":
-        return None
-    found = label_names(task, values, separator_in(values, separator, names))
-    places = {
-        label: place for label in found if label not in names and (place := position_in(names, label)) is not None
-    }
-    if not places:
-        return None
-    return f"{', '.join([*places][:5])} are read as {', '.join(names[place] for place in [*places.values()][:5])}"
+    by_place = names_by_place(values, task, names, separator)
+    return f"{', '.join([*by_place][:5])} are read as {', '.join([*by_place.values()][:5])}" if by_place else None
 
 
 def position_in(names: Sequence[str], label: str) -> int | None:

@@ -81,8 +81,15 @@ class Parts:
     def labels_in(self, table: Table) -> NDArray[np.int64] | NDArray[np.float32]:
         """The labels of a table with the parts' columns."""
         assert self.columns.label is not None
-        ordered = told_names(self.tables["train"], self.columns.label, self.options) is not None
-        return label_array(table, self.columns.label, self.task, self.names, separator=self.separator, ordered=ordered)
+        return label_array(
+            table, self.columns.label, self.task, self.names, separator=self.separator, ordered=self.ordered
+        )
+
+    @property
+    def ordered(self) -> bool:
+        """Whether the order of the label names was told, so that a number may say the place of one."""
+        assert self.columns.label is not None
+        return told_names(self.tables["train"], self.columns.label, self.options) is not None
 
     def fingerprints(self) -> dict[str, str]:
         """A name for the content of each part, whatever file it came in."""

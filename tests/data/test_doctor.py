@@ -638,6 +638,19 @@ def test_the_separator_of_train_parts_the_labels_of_every_part(told: RunOptions)
     assert "unseen-labels" not in codes
 
 
+def test_labels_told_by_their_place_are_the_names_there(told: RunOptions) -> None:
+    options = with_values(told, {"data.labels": ["no", "yes"]})
+    train = [{"text": f"text {i}", "label": ["no", "yes"][i % 2]} for i in range(40)]
+    valid = [{"text": f"other {i}", "label": i % 2} for i in range(120)]
+    by_name = [{**row, "label": ["no", "yes"][i % 2]} for i, row in enumerate(valid)]
+    found, expected = (diagnose(options, {"train": train, "valid": rows}) for rows in (valid, by_name))
+    assert found == expected
+    assert "unseen-labels" not in {finding.code for finding in found}
+    mixed = [*train, {"text": "text 1", "label": "1"}, {"text": "text 2", "label": "1"}]
+    (conflict,) = [one for one in diagnose(options, {"train": mixed}) if one.code == "conflicting-labels"]
+    assert conflict.lines == (2, 41), "1 is yes, as the other row with that text is"
+
+
 def test_the_column_without_a_name_that_pandas_writes_can_be_told(tmp_path: Path, told: RunOptions) -> None:
     rows = "".join(f"{i},text {i},{'ab'[i % 2]}\n" for i in range(20))
     (tmp_path / "rows.csv").write_text(",text,label\n" + rows)
