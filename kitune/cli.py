@@ -1,15 +1,17 @@
 """The command line. Everything heavy is imported by the command that needs it, so that --help answers at once."""
 
-import errno
+import difflib
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from kitune import __version__
-from kitune.errors import NO_ROOM, UserError, numbered
+from kitune.errors import NO_ROOM, REFUSALS, UserError, command, numbered
+from kitune.notebook import forget, say
 
 app = typer.Typer(
     name="kitune",
@@ -17,14 +19,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-# What a system says of a file or a folder that its user has to mend.
-REFUSALS = {
-    getattr(errno, name)
-    for name in ("EACCES", "EPERM", "ENAMETOOLONG", "EROFS", "EISDIR", "ENOTDIR")
-    if hasattr(errno, name)  # not every system has all
-} | NO_ROOM
 
 Data = Annotated[
     str, typer.Argument(metavar="DATA", help="A file, a folder with train, valid and test, or a hub name.")
@@ -213,6 +209,10 @@ def evaluate(
     require_one_process("evaluate")
     if data == "-":
         raise UserError("-: rows to be scored come from a file", fix="kitune predict takes standard input")
+    if train_rows is not None and not baselines:
+        raise UserError(
+            "--train has rows for the baselines, and --no-baselines leaves them out", fix="give one of them"
+        )
     if out is not None:
         require_new_file(out, (".json",))
     model = load(run, which=part(which)).with_layout(layout_told(set_, text))
@@ -227,7 +227,7 @@ def evaluate(
     )
     if out is not None:
         replace_file(out, as_json(found.as_json()))
-        print(f"scores in {out}", file=sys.stderr)
+        say(f"scores in {out}")
     show_json(found.as_json()) if json else show(found.blocks())
 
 
@@ -273,14 +273,14 @@ def predict(
         else model.read(data, split=split)
     )
     for note in table.notes:
-        print(note, file=sys.stderr)
+        say(note)
     rows = predict_file(
         model, table, out, columns=columns or (), probabilities=probabilities, top=top, excel=excel, glue=glue
     )
     if out is not None:
-        print(f"{numbered(rows, 'row')} in {out}", file=sys.stderr)
+        say(f"{numbered(rows, 'row')} in {out}")
     if glue is not None and (said := count_note(glue, out, rows)):
-        print(said, file=sys.stderr)
+        say(said)
 
 
 @app.command()
@@ -299,7 +299,7 @@ def cache(
 
     if clear is not None:
         gone = clear_cache(clear)
-        print(f"deleted {in_bytes(sum(entry.size for entry in gone))}", file=sys.stderr)
+        say(f"deleted {in_bytes(sum(entry.size for entry in gone))}")
         return
     there = kept()
     if json:
@@ -327,7 +327,7 @@ def layout_told(words: list[str] | None, text: list[str] | None) -> dict[str, An
     """What --set and --text say of the rows that a model is to read."""
     from kitune.config import parse_set
 
-    return parse_set(words or []) | ({"data.text": text} if text else {})
+    return ({"data.text": text} if text else {}) | parse_set(words or [])
 
 
 def part(which: str) -> str:
@@ -349,14 +349,46 @@ def refused(error: OSError | MemoryError | RuntimeError) -> UserError | None:
     if error.filename is None:
         if error.errno not in NO_ROOM:
             return None
-        forget_output()
+        forget(sys.stdout)
     problem = f"{error.filename or 'the output'}: {error.strerror}"
     return UserError(problem, fix="check the path, your rights there and the room on the disk")
 
 
-def forget_output() -> None:
-    """What standard output could not take is lost; Python would complain once more when it flushes at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def open_streams() -> None:
+    """Standard streams that the caller has closed hold nothing, and forget what is written."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
+
+
+def require_utf8(words: list[str]) -> None:
+    """Refuse names that no file of a run could hold."""
+    for word in words:
+        try:
+            word.encode()
+        except UnicodeEncodeError:
+            raise UserError(f"{word!a}: not UTF-8", fix="rename the file or the folder") from None
+
+
+def mistyped(error: typer.TyperException, words: list[str], known: Mapping[str, Any]) -> UserError:
+    """The error for words that are no command: with the option of --set that an unknown flag seems to mean."""
+    from kitune.config import nearest_option, option_names
+
+    name = words[0] if words[0] in known else ""
+    fix = f"{command('kitune', *[name][: len(name)])} --help shows what there is"
+    flag = getattr(error, "option_name", None)
+    own = {word for option in known[name].params for word in option.opts} if name else {flag}
+    if flag is None or flag in own or "--set" not in own:
+        return UserError(error.format_message(), fix=fix)
+    of_command = [one for one in option_names() if name in ("train", "doctor") or one.startswith("data.")]
+    key = flag.lstrip("-").replace("-", "_")
+    near = nearest_option(key, of_command)
+    misspelt = difflib.get_close_matches(flag, own) and near is not None and not near.endswith(f".{key}")
+    if near is None or misspelt:
+        return UserError(error.format_message(), fix=fix)
+    given = next(word for word in words if word.partition("=")[0] == flag)
+    value = given.partition("=")[2] or next(iter(words[words.index(given) + 1 :]), "")
+    return UserError(f"there is no option {flag}", fix=f"did you mean {command('--set', f'{near}={value}')}? " + fix)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -365,39 +397,39 @@ def main(arguments: list[str] | None = None) -> None:
     if words == ["--version"]:
         print(f"kitune {__version__}")
         sys.exit(0)
-    command = typer.main.get_command(app)
+    program = typer.main.get_group(app)
+    open_streams()
     if "TRANSFORMERS_CACHE" in os.environ:
-        print("TRANSFORMERS_CACHE is ignored: HF_HOME is the one place for caches", file=sys.stderr)
+        say("TRANSFORMERS_CACHE is ignored: HF_HOME is the one place for caches")
     try:
+        require_utf8(words)
         # What typer does when it is called, but for its way with Ctrl-C and broken pipes, which would not come here.
-        with command.make_context("kitune", words) as context:
-            command.invoke(context)
+        with program.make_context("kitune", list(words)) as context:
+            program.invoke(context)
         sys.stdout.flush()
     except typer.Exit as done:  # --help
         sys.exit(done.exit_code)
     except typer.TyperException as error:  # an unknown option, a missing argument
-        place = getattr(error, "ctx", None)
-        fix = f"{place.command_path if place else 'kitune'} --help shows what there is"
-        print(f"error: {UserError(error.format_message(), fix=fix)}", file=sys.stderr)
+        say(f"error: {mistyped(error, words, program.commands)}")
         sys.exit(2)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say(f"error: {error}")
         sys.exit(2)
     except UnicodeEncodeError as error:  # answers on a terminal of an old encoding: none is changed in silence
         sign = error.object[error.start]
         problem = f"standard output: its encoding, {error.encoding.upper()}, has no {sign!a}"
-        print(f"error: {UserError(problem, fix='--out FILE, or PYTHONIOENCODING=utf-8')}", file=sys.stderr)
+        say(f"error: {UserError(problem, fix='--out FILE, or PYTHONIOENCODING=utf-8')}")
         sys.exit(2)
     except KeyboardInterrupt as stopped:
         hint = f"; go on with {stopped}" if str(stopped) else ""
-        print(f"interrupted{hint}", file=sys.stderr)
+        say(f"interrupted{hint}")
         sys.exit(130)
     except BrokenPipeError:
-        forget_output()
+        forget(sys.stdout)
         sys.exit(141)
     except (OSError, MemoryError, RuntimeError) as error:
         if (said := refused(error)) is None:
             raise
-        print(f"error: {said}", file=sys.stderr)
+        say(f"error: {said}")
         sys.exit(2)
     sys.exit(0)

@@ -34,7 +34,10 @@ ScheduleName = Literal[
 class Options(BaseModel):
     """A frozen group of options; a name that it does not know is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    # Columns, labels and even a branch of the hub may be called 1, 2, 3.
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), coerce_numbers_to_str=True, allow_inf_nan=False
+    )
 
     @field_validator("*", mode="before")
     @classmethod
@@ -79,8 +82,6 @@ class Layout(Options):
 class DataOptions(Layout):
     """Where the rows are and what their columns mean."""
 
-    model_config = ConfigDict(coerce_numbers_to_str=True)  # columns and labels may be called 1, 2, 3
-
     train: str | None = Field(None, description="File with the rows to learn from.")
     valid: str | None = Field(
         None, description="File that chooses the best weights; without it a part of train is split off."
@@ -99,7 +100,9 @@ class DataOptions(Layout):
     labels: tuple[str, ...] | None = Field(
         None, min_length=1, description="Label names in order; a label that is a number may then be a position in it."
     )
-    label_separator: str | Auto = Field("auto", description="What parts the labels of one row in a multi-label file.")
+    label_separator: Annotated[str, Field(min_length=1)] | Auto = Field(
+        "auto", description="What parts the labels of one row in a multi-label file."
+    )
     valid_share: float = Field(
         0.1, gt=0, lt=1, description="Share of train that is split off where valid is not given."
     )
@@ -129,7 +132,9 @@ class DataOptions(Layout):
 class TrainOptions(Options):
     """How the network learns."""
 
-    seed: int = Field(1, ge=0, description="Decides the split, the new head, the order of rows and dropout.")
+    seed: int = Field(
+        1, ge=0, le=2**32 - 1, description="Decides the split, the new head, the order of rows and dropout."
+    )
     epochs: Annotated[int, Field(ge=0)] | Auto = Field(
         "auto", description="Passes over the training rows; 0 only writes the untrained model."
     )
@@ -153,7 +158,7 @@ class TrainOptions(Options):
     schedule: ScheduleName = Field(
         "linear", description="Course of the learning rate after warm-up; names as in transformers."
     )
-    schedule_options: dict[str, float | str] = Field(
+    schedule_options: dict[str, float | Annotated[str, Field(strict=True)]] = Field(
         default_factory=dict,
         description="What transformers calls lr_scheduler_kwargs: num_cycles, min_lr_rate, power, ...",
     )
@@ -166,7 +171,7 @@ class TrainOptions(Options):
     label_smoothing: float = Field(
         0.0, ge=0, lt=1, description="Share of the target spread over all labels (single-label)."
     )
-    class_weights: Literal["auto"] | dict[str, float] | None = Field(
+    class_weights: Literal["auto"] | dict[str, Annotated[float, Field(ge=0)]] | None = Field(
         None, description="Weight of each label by name; auto: inverse to its frequency (single-label)."
     )
     dropout: float | None = Field(None, ge=0, lt=1, description="Every dropout of the model; null: as its config says.")
@@ -185,6 +190,7 @@ class TrainOptions(Options):
     best_within: float = Field(
         1.0,
         ge=0,
+        allow_inf_nan=True,
         description="Standard errors by which a later evaluation may be worse and still replace best/ (of a loss, RMSE, "
         "MAE or a metric of your own: none, it must be equal): a difference that small is noise. 0: only a better score does.",
     )
@@ -201,13 +207,26 @@ class TrainOptions(Options):
         "epoch", description="Checkpoint after each epoch, or also every so many steps."
     )
 
+    @field_validator("class_weights", mode="before")
+    @classmethod
+    def are_by_name(cls, weights: Any) -> Any:
+        """Labels that are truth values have the names True and False."""
+        return {str(name): weight for name, weight in weights.items()} if isinstance(weights, dict) else weights
+
+    @field_validator("class_weights")
+    @classmethod
+    def are_not_all_nothing(cls, weights: Any) -> Any:
+        if isinstance(weights, dict) and not any(weights.values()):
+            raise ValueError("some weight must be above 0")
+        return weights
+
 
 class EngineOptions(Options):
     """What the machine does; none of it changes the mathematics, but for rounding."""
 
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="Where the network runs.")
     precision: Precision | Auto = Field("auto", description="Of forward and backward; master weights are always fp32.")
-    threads: Annotated[int, Field(ge=1)] | Auto = Field("auto", description="CPU threads of each process.")
+    threads: Annotated[int, Field(ge=1, le=4096)] | Auto = Field("auto", description="CPU threads of each process.")
     plain: bool = Field(False, description="Transformers' and torch's own code alone: every fast path off.")
     deterministic: bool = Field(False, description="On CUDA: only kernels that give the same bits again.")
     gradient_checkpointing: bool = Field(False, description="Less memory for a second forward of each layer.")
@@ -248,6 +267,7 @@ class RunOptions(Options):
     doctor: DoctorOptions = Field(default_factory=lambda: DoctorOptions())
 
 
+SECTIONS = tuple(name for name, value in RunOptions() if isinstance(value, Options))
 # What may differ between a run and its resumption: the end of the training, where it runs, and what it writes.
 FREE_AT_RESUME = frozenset(
     {
@@ -296,7 +316,7 @@ def with_values(options: RunOptions, values: Mapping[str, Any], *, where: str = 
     known = list(option_names())
     for name, value in values.items():
         if name not in known:
-            raise unknown_option(name, known, where)
+            raise unknown_option(name, [*known, *SECTIONS] if isinstance(value, dict) else known, where)
         *sections, key = name.split(".")
         branch = tree
         for section in sections:
@@ -306,13 +326,20 @@ def with_values(options: RunOptions, values: Mapping[str, Any], *, where: str = 
 
 
 def unknown_option(name: str, known: Sequence[str], where: str) -> UserError:
-    """The error for a misspelt option, with the nearest names: by the whole name, or by its last part."""
-    last = {option.rpartition(".")[2]: option for option in known}
-    near = difflib.get_close_matches(name, known, n=1) or [
-        last[key] for key in difflib.get_close_matches(name.rpartition(".")[2], list(last), n=1)
-    ]
-    fix = f"did you mean {near[0]}?" if near else "kitune train --options lists every option"
+    """The error for a misspelt option, with the nearest one."""
+    near = nearest_option(name, known)
+    fix = f"did you mean {near}?" if near else "kitune train --options lists every option"
     return UserError(f"{where}: there is no option {name!r}", fix=fix)
+
+
+def nearest_option(name: str, known: Sequence[str]) -> str | None:
+    """The option that a name seems to mean: by the whole name, or by its last part."""
+    last, key = {option.rpartition(".")[2]: option for option in known}, name.rpartition(".")[2]
+    if key in last:
+        return last[key]
+    near = difflib.get_close_matches(name, known, n=1)
+    near += [last[other] for other in difflib.get_close_matches(key, list(last), n=1)]
+    return near[0] if near else None
 
 
 def checked(tree: Mapping[str, Any], where: str) -> RunOptions:
@@ -326,10 +353,6 @@ def checked(tree: Mapping[str, Any], where: str) -> RunOptions:
         name = ".".join(
             str(part) for part in first["loc"] if str(part) in " ".join(option_names()).replace(".", " ").split()
         )
-        if first["type"] == "extra_forbidden":
-            known = list(option_names())
-            sections = dict.fromkeys(name.partition(".")[0] for name in known)
-            raise unknown_option(".".join(map(str, first["loc"])), [*known, *sections], where) from None
         schema = dict(option_schemas()).get(name)
         reason = first["msg"].removeprefix("Value error, ")
         if schema is not None and first["type"] != "value_error":
@@ -354,7 +377,7 @@ def parse_set(words: Sequence[str]) -> dict[str, Any]:
             raise UserError(f"--set {word}: it has no '='", fix="write it as --set section.key=value")
         try:
             value = LITERALLY[text] if text in LITERALLY else yaml.load(text, Loader)
-        except yaml.YAMLError:
+        except (yaml.YAMLError, ValueError):  # a number of 5,000 digits
             value = None
         if value is None and text.strip().lower() not in ("", "~", "null"):  # YAML takes `#1 String` for a comment
             raise UserError(f"--set {name}: {text!r} is not a value", fix="quote it: --set 'section.key=\"value\"'")
@@ -363,38 +386,79 @@ def parse_set(words: Sequence[str]) -> dict[str, Any]:
 
 
 class Loader(yaml.SafeLoader):
-    """YAML in which 5e-5 is a number, which YAML 1.1 reads as a string, for want of a dot, and `no` is a word."""
+    """YAML 1.2's plain scalars: `no`, `2:1`, `010`, `1_000` and dates are texts, `5e-5` is a number; no key stands twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A table whose keys differ."""
+        seen = list[Any]()
+        for key, _ in node.value:
+            name = self.construct_object(key, deep=True)
+            if name in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"{name!r} stands there twice, and only the last would count", key.start_mark
+                )
+            seen.append(name)
+        return super().construct_mapping(node, deep)
 
 
 class Dumper(yaml.SafeDumper):
     """Quotes a string that `Loader` would take for a number."""
 
 
-# Nor are "no" and "on", which are labels of many data sets, truth values, as in YAML 1.2.
-Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+# YAML 1.2.2, section 10.3.2, but that a number with a leading 0 is a text: it is a name, or a code.
+SCALARS = {
+    "null": ("~|null|Null|NULL|", ["~", "n", "N", ""]),
+    "bool": ("true|True|TRUE|false|False|FALSE", list("tTfF")),
+    "int": ("[-+]?(0|[1-9][0-9]*)", list("-+0123456789")),
+    "float": (
+        r"[-+]?([0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)",
+        list("-+.0123456789"),
+    ),
 }
-Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("true|false|True|False|TRUE|FALSE"), list("tTfF"))
-for _yaml in (Loader, Dumper):
-    _yaml.add_implicit_resolver(
-        "tag:yaml.org,2002:float", re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
-    )
+Loader.yaml_implicit_resolvers = {}
+for _tag, (_pattern, _first) in SCALARS.items():
+    Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"({_pattern})$"), _first)
+    Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", re.compile(f"({_pattern})$"), _first)
 
 
 def load_yaml(path: Path) -> RunOptions:
-    """The options in a YAML file; what it leaves out has its default."""
+    """The options in a YAML file, in sections or by their whole names; what it leaves out has its default."""
     try:
         tree = yaml.load(path.read_text(encoding="utf-8"), Loader) or {}
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file", fix="give the path of a run.yaml") from None
     except OSError as error:
         raise UserError(f"{path}: {error.strerror}", fix="give the path of a run.yaml that you may read") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UserError(f"{path}{line}: not YAML: {error.problem}", fix="correct that place") from None
+    except (yaml.YAMLError, ValueError) as error:  # a number of 5,000 digits, bytes that are not UTF-8
         raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}", fix="correct that place") from None
     if not isinstance(tree, dict):
         raise UserError(f"{path}: not a table of options", fix="write it as 'train: {epochs: 3}'")
-    return checked(tree, str(path))
+    return with_values(RunOptions(), by_whole_name(tree, str(path)), where=str(path))
+
+
+def by_whole_name(tree: Mapping[Any, Any], where: str) -> dict[str, Any]:
+    """`{"train": {"epochs": 3}}` as `{"train.epochs": 3}`; an empty section is none.
+
+    Raises:
+        UserError: a section is no table, or an option is told in both ways.
+    """
+    values: dict[str, Any] = {}
+    for section, told in tree.items():
+        inner: Mapping[str, Any] = {str(section): told}
+        if section in SECTIONS:
+            if not isinstance(told, dict | None):
+                raise UserError(
+                    f"{where}: {section}: a section of options, not a value (given: {told!r})",
+                    fix=f"write it as '{section}: {{name: value}}'; kitune train --options lists the names",
+                )
+            inner = {f"{section}.{key}": value for key, value in (told or {}).items()}
+        if twice := [name for name in inner if name in values]:
+            raise UserError(f"{where}: {twice[0]} stands there twice", fix="leave one of them out")
+        values |= inner
+    return values
 
 
 def yaml_line(value: Any) -> str:
@@ -436,9 +500,13 @@ def allowed(schema: Mapping[str, Any]) -> str:
         values = schema.get("enum", [schema.get("const")])
         return " or ".join(r"\t" if value == "\t" else str(value) for value in values)
     if schema.get("type") == "array":
-        return "list"
+        least, most = (schema.get(key) for key in ("minItems", "maxItems"))
+        size = f" ({least} to {most} of them)" if most else f" (at least {least})" if least else ""
+        return f"list of {allowed(schema['items'])}{size}"
+    if schema.get("type") == "object":
+        return f"table of {allowed(schema['additionalProperties'])} by name"
     signs = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
-    bounds = [f"{sign} {schema[key]:g}" for key, sign in signs.items() if key in schema]
-    words = {"object": "table", "string": "text", "boolean": "true or false"}
+    bounds = [f"{sign} {schema[key]:.10g}" for key, sign in signs.items() if key in schema]
+    words = {"string": "text, not empty" if "minLength" in schema else "text", "boolean": "true or false"}
     kind: str = words.get(schema["type"], schema["type"])
     return f"{kind} {' and '.join(bounds)}" if bounds else kind

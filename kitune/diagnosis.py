@@ -17,7 +17,7 @@ from kitune.data.parts import Parts, read_parts
 from kitune.data.read import Source
 from kitune.errors import UserError
 from kitune.evaluate.own_metrics import own_metrics
-from kitune.findings import Finding, in_order
+from kitune.findings import Finding, allowing, in_order
 from kitune.model.encoder import Pretrained
 from kitune.notebook import Block, Grid, Shown
 from kitune.prepare import asked, encode_parts, expected, lengths_in, network_for, settle, training_for
@@ -141,5 +141,5 @@ def worth_saying(findings: Sequence[Finding], allow: Sequence[str]) -> list[Find
     said = [finding for finding in findings if finding.severity != "note" and finding.code not in allow]
     for finding in said:
         if finding.severity == "error":
-            raise UserError(finding.line(), fix=f"{finding.fix}; or --set 'doctor.allow=[{finding.code}]'")
+            raise UserError(finding.line(), fix=f"{finding.fix}; or {allowing(finding.code, allow)}")
     return said

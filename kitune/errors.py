@@ -6,6 +6,13 @@ import shlex
 # What a system says of a disk that is full; Windows has no quotas.
 NO_ROOM = {errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
+# And of a file or a folder that its user has to mend.
+REFUSALS = {
+    getattr(errno, name)
+    for name in ("EACCES", "EPERM", "ENAMETOOLONG", "EROFS", "EISDIR", "ENOTDIR")
+    if hasattr(errno, name)  # not every system has all
+} | NO_ROOM
+
 
 class UserError(Exception):
     """A mistake the user can mend; the command line prints it without a traceback and exits with 2."""

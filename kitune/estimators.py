@@ -19,9 +19,10 @@ from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d
 
-from kitune.config import TaskName
+from kitune.config import TaskName, dump_yaml
+from kitune.data.table import Rows, is_missing, is_unicode
 from kitune.errors import UserError
-from kitune.finetune import train
+from kitune.finetune import Run, train
 from kitune.metrics import softmax
 from kitune.predict import Model, load
 
@@ -56,7 +57,7 @@ class TextEstimator(BaseEstimator):  # type: ignore[misc]
 
     def __init__(
         self,
-        model: str = "starter",
+        model: str | Path | Run = "starter",
         *,
         epochs: int | Literal["auto"] = "auto",
         learning_rate: float | Literal["auto"] = "auto",
@@ -108,7 +109,16 @@ class TextEstimator(BaseEstimator):  # type: ignore[misc]
         names: Sequence[str],
         sample_weight: NDArray[np.float64] | None,
     ) -> None:
-        rows = {f"text{number}": column for number, column in enumerate(columns, start=1)}
+        """Train on the rows, and keep the files of the model.
+
+        Args:
+            columns: of texts, one or two.
+            called: their names, where they have any.
+            names: of the labels, in their order; none of a regression.
+        """
+        own = len(set(called)) == len(columns) and all(map(str.strip, called)) and not {LABEL, WEIGHT} & set(called)
+        text = called if own else [f"text{number}" for number in range(1, len(columns) + 1)]
+        rows = dict(zip(text, columns, strict=True))
         told = self._told() | ({"data.labels": list(names)} if names else {})
         table: dict[str, Any] = {**rows, LABEL: list(labels)}
         if sample_weight is not None:
@@ -121,13 +131,16 @@ class TextEstimator(BaseEstimator):  # type: ignore[misc]
                 valid=None if self.valid_share else data,
                 model=self.model,
                 out=Path(place) / "run",
-                text=list(rows),
+                text=text,
                 label=LABEL,
                 task=self._task,
                 options=told,
             )
             folder = run / ("best" if self.valid_share else "last")
             files = {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
+            if not own and len(text) == 1:  # so that the column of another table is guessed, and said
+                nameless = run.options.data.model_copy(update={"text": None})
+                files["run.yaml"] = dump_yaml(run.options.model_copy(update={"data": nameless})).encode()
             epochs, loaded = len(json.loads((run / "log.json").read_text(encoding="utf-8"))), self._load(folder)
         # Only now: what was fitted before answers on where a new fit fails.
         self.files_, self.n_iter_, self.n_texts_in_, self._columns = files, epochs, len(columns), called
@@ -192,20 +205,20 @@ class TextClassifier(ClassifierMixin, TextEstimator):  # type: ignore[misc]
             y: (rows,) labels.
             sample_weight: (rows,) weight of each row in the loss, or None.
         """
-        if isinstance(y, list | tuple) and any(value is None or value != value for value in y):
-            y = np.asarray(y, dtype=object)  # else numpy would make words of what is missing
-        columns, labels, weights = rows_that_weigh(X, y, sample_weight)
-        require_labels(labels)
-        labels = np.asarray(labels.tolist()) if labels.dtype == object else labels
-        check_classification_targets(labels)
-        if len(found := np.unique(labels)) < 2:
-            raise ValueError(f"y has one class, {found.tolist()[0]!r}: there is nothing to tell apart")
-        labelled = [value for value in column_or_1d(y) if value is not None and value == value]
-        classes = np.unique(np.asarray(labelled, dtype=labels.dtype))  # also those whose rows all weigh nothing
+        target = target_of(y)
+        columns, kept, weights = rows_that_weigh(X, target, sample_weight)
+        if missing := [value for value in target[kept].tolist() if is_missing(value)]:
+            raise ValueError(
+                f"y has {missing[0]!r}, which is no label: leave those rows out, or give them the weight 0"
+            )
+        classes, positions = classes_of(target)  # also those whose rows all weigh nothing
+        learned = positions[kept]
+        if len(set(learned.tolist())) < 2:
+            raise ValueError(f"y has one class, {classes.tolist()[learned[0]]!r}: there is nothing to tell apart")
         names = [str(value) for value in classes.tolist()]
         if len(set(names)) < len(names) or not all(name.strip() for name in names):  # 1 and "1", or an empty one
             names = [f"{number}: {name}" for number, name in enumerate(names)]
-        self._fit(columns, column_names(X), [names[i] for i in np.searchsorted(classes, labels)], names, weights)
+        self._fit(columns, column_names(X), [names[i] for i in learned], names, weights)
         self.classes_ = classes
         return self
 
@@ -232,8 +245,10 @@ class TextRegressor(RegressorMixin, TextEstimator):  # type: ignore[misc]
 
     def fit(self, X: Texts, y: Any, sample_weight: Any = None) -> "TextRegressor":
         """Train on texts and their numbers, (rows,); starts anew each time (see `TextClassifier.fit`)."""
-        columns, numbers, weights = rows_that_weigh(X, y, sample_weight)
-        numbers = np.asarray(numbers, dtype=np.float64)
+        target = target_of(y)
+        columns, kept, weights = rows_that_weigh(X, target, sample_weight)
+        values = [np.nan if is_missing(value) else value for value in target[kept].tolist()]
+        numbers = np.asarray(values, dtype=np.float64)
         if not np.isfinite(numbers).all():
             raise ValueError("Input y contains NaN or infinity.")
         self._fit(columns, column_names(X), numbers.tolist(), (), weights)
@@ -255,36 +270,62 @@ def seed_of(random_state: Any) -> int:
     )
 
 
-def require_labels(labels: NDArray[Any]) -> None:
-    """Refuse a label that is missing, or labels of which some are words and some numbers, which have no order."""
-    values = labels.tolist()
-    missing = next((value for value in values if value is None or value != value), "")
-    if missing != "":
-        raise ValueError(f"y has {missing!r}, which is no label: leave those rows out, or give them the weight 0")
-    if len({isinstance(value, str) for value in values}) > 1:
-        raise ValueError("y has words and numbers: give labels of one kind")
+def target_of(y: Any) -> NDArray[Any]:
+    """What is to be learned, (rows,); what is missing stays as it is."""
+    if y is None:
+        raise ValueError("This estimator requires y to be passed, but the target y is None.")
+    if isinstance(y, list | tuple) and any(map(is_missing, y)):
+        y = np.asarray(y, dtype=object)  # else numpy would make words of what is missing
+    return np.asarray(column_or_1d(y, warn=True))
+
+
+def classes_of(target: NDArray[Any]) -> tuple[NDArray[Any], Rows]:
+    """The labels in their order, and the position of each row's, (rows,); -1 where it is missing.
+
+    Raises:
+        ValueError: some are words and some numbers, which have no order, or they are no classes.
+    """
+    there = np.asarray([not is_missing(value) for value in target.tolist()], dtype=bool)
+    labels = target[there]
+    if labels.dtype == object:
+        if len({isinstance(value, str) for value in labels.tolist()}) > 1:
+            raise ValueError("y has words and numbers: give labels of one kind")
+        labels = np.asarray(labels.tolist())  # of all of them: numpy cuts a word to the longest that it has seen
+    check_classification_targets(labels)
+    positions = np.full(len(target), -1, dtype=np.int64)
+    classes, positions[there] = np.unique(labels, return_inverse=True)
+    return classes, positions
 
 
 def rows_that_weigh(
-    X: Texts, y: Any, sample_weight: Any
-) -> tuple[list[list[str]], NDArray[Any], NDArray[np.float64] | None]:
-    """The text columns, what is to be learned of them, and weights, without the rows that weigh nothing.
+    X: Texts, target: NDArray[Any], sample_weight: Any
+) -> tuple[list[list[str]], Rows, NDArray[np.float64] | None]:
+    """The text columns of the rows that weigh something, where these stand among all, and what they weigh.
 
-    Such a row is no row: held out, it would choose the best weights.
+    A row of weight 0 is no row: held out, it would choose the best weights.
     """
-    if y is None:
-        raise ValueError("This estimator requires y to be passed, but the target y is None.")
-    columns, target = text_columns(X), column_or_1d(y, warn=True)
-    check_consistent_length(columns[0], target, sample_weight)
+    columns = text_columns(X)
+    check_consistent_length(columns[0], target)
     if sample_weight is None:
-        return columns, target, None
-    weights = np.asarray(sample_weight, dtype=np.float64)
-    if not np.isfinite(weights).all() or (weights < 0).any():
-        raise ValueError("sample_weight: negative values, NaN and infinity weigh nothing")
+        return columns, np.arange(len(target)), None
+    weights = weights_of(sample_weight, len(target))
     kept = np.flatnonzero(weights)
     if not len(kept):
         raise ValueError("sample_weight is 0 for every row")
-    return [[column[i] for i in kept] for column in columns], target[kept], weights[kept]
+    return [[column[i] for i in kept] for column in columns], kept, weights[kept]
+
+
+def weights_of(sample_weight: Any, rows: int) -> NDArray[np.float64]:
+    """The weight of each row, (rows,), of as many numbers, a column of them, or one for all."""
+    try:
+        weights = np.asarray(sample_weight, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise ValueError("sample_weight: something in it is no number") from None
+    if weights.shape not in ((), (rows,), (rows, 1)):
+        raise ValueError(f"sample_weight has the shape {weights.shape}: give a number for each of the {rows} rows")
+    if not np.isfinite(weights).all() or (weights < 0).any():
+        raise ValueError("sample_weight: negative values, NaN and infinity weigh nothing")
+    return np.broadcast_to(weights.reshape(-1), rows)
 
 
 def text_columns(X: Texts) -> list[list[str]]:
@@ -310,12 +351,18 @@ def text_columns(X: Texts) -> list[list[str]]:
         wrong = next((row for row, text in enumerate(column) if not isinstance(text, str)), None)
         if wrong is not None:
             raise ValueError(f"X, row {wrong}: {column[wrong]!r} is no text")
+        wrong = next((row for row, text in enumerate(column) if not is_unicode(text)), None)
+        if wrong is not None:
+            raise ValueError(f"X, row {wrong}: {column[wrong]!r} is no Unicode text")
     return columns
 
 
 def column_names(X: Texts) -> list[str]:
-    """The names of a frame's columns; none of anything else."""
-    return [str(name) for name in X.columns] if hasattr(X, "columns") and hasattr(X, "shape") else []
+    """The names of a frame's columns, or of a single one; none of anything else."""
+    if hasattr(X, "columns") and hasattr(X, "shape"):
+        return [str(name) for name in X.columns]
+    name = getattr(X, "name", None)
+    return [name] if isinstance(name, str) else []
 
 
 class Quiet:

@@ -119,13 +119,13 @@ def inspect(
     Raises:
         UserError: there is no such data or model.
     """
+    data = with_values(RunOptions(), options or {}).data
     if isinstance(what, str | Path) and is_model(str(what)):
         for name, told in (("--split", split), ("--where", where)):
             if told is not None:
                 raise UserError(f"{name} {told}: {what} is a model, which has no rows", fix="leave it out")
         name, _, revision = (str(what), "", "") if Path(what).exists() else str(what).partition("@")
         return inspect_model(name, revision or None)
-    data = with_values(RunOptions(), options or {}).data
     return inspect_data(what, split=split, where=where, count=count, options=data)
 
 

@@ -4,6 +4,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
+from kitune.errors import command
+
 Severity = Literal["error", "warning", "note"]
 # Every finding by its code: how severe it is, and what it means. The docs print this table.
 CODES: dict[str, tuple[Severity, str]] = {
@@ -91,6 +93,11 @@ class Finding:
         """The finding as a sentence: `test: 37 rows with a text that is in train too (test.tsv, line 4) [leak]`."""
         where = f" ({self.place})" if self.place else ""
         return f"{self.part + ': ' if self.part else ''}{self.says}{where} [{self.code}]"
+
+
+def allowing(code: str, allowed: Iterable[str] = ()) -> str:
+    """The option that lets a finding pass, beside those that pass already."""
+    return command("--set", f"doctor.allow=[{', '.join([*allowed, code])}]")
 
 
 def in_order(findings: Iterable[Finding]) -> list[Finding]:

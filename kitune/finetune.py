@@ -12,12 +12,13 @@ from numpy.typing import NDArray
 
 from kitune.answers import write_predictions
 from kitune.config import RunOptions, TaskName, load_yaml, with_values
+from kitune.data.batches import padding_id
 from kitune.data.encode import Encoded
 from kitune.data.parts import Parts, named_sources, read_parts
 from kitune.data.read import Source
 from kitune.data.table import Rows
 from kitune.diagnosis import examined
-from kitune.errors import UserError, command, numbered
+from kitune.errors import REFUSALS, UserError, command, numbered
 from kitune.evaluate.evaluation import Evaluation, chance_line, dependence
 from kitune.evaluate.measures import Answered
 from kitune.evaluate.own_metrics import MetricsFunction, OwnMetrics, filled_ids, own_metrics
@@ -93,6 +94,10 @@ class Run(Shown):
 
     def __truediv__(self, part: str) -> Path:
         return self.folder / part
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copied and pickled without the loaded model, which comes from the folder again."""
+        return {name: value for name, value in vars(self).items() if name != "model"}
 
     @cached_property
     def model(self) -> Model:
@@ -210,7 +215,7 @@ def finetune(
     if machine.is_first:
         commits = {"model": pretrained.commit, **{part: table.commit for part, table in parts.tables.items()}}
         record = {
-            **facts(machine),
+            **facts(machine, training.path),
             "model": began,
             "data": parts.fingerprints(),
             "given": sorted(parts.given),
@@ -276,13 +281,13 @@ def explained(job: Job) -> Iterator[None]:
             yield
         except NotFinite as found:
             raise not_finite(found, job.parts.tables["train"], folder, job.options) from None
-        except Interrupted:
+        except (Interrupted, KeyboardInterrupt):
             raise KeyboardInterrupt(command("kitune", "train", "--resume", folder)) from None
         except (OSError, MemoryError, RuntimeError) as error:
             if (told := memory_told(error)) is not None:
                 again = f"free some, then {command('kitune', 'train', '--resume', folder)}; or start anew with "
                 raise UserError(f"{folder}: {told}", fix=again + LESS_MEMORY) from None
-            if not isinstance(error, OSError):
+            if not isinstance(error, OSError) or error.errno not in REFUSALS:
                 raise
             raise no_room(folder, error.strerror or str(error)) from None
 
@@ -290,21 +295,22 @@ def explained(job: Job) -> Iterator[None]:
 def learn(job: Job, training: Training, tokenizer: Any, *, record: dict[str, Any] | None) -> State:
     """Fit from the start, or, where the `record` of an earlier start is given, from the newest whole checkpoint."""
     folder, options, machine = job.folder, job.options, job.machine
-    network, optimizer = training.network, training.optimizer
-    keeper = Keeper(folder, options, network, tokenizer, optimizer) if machine.is_first else None
+    keeper = Keeper(folder, options, training, tokenizer) if machine.is_first else None
     machine.meet()
     if record is None:
         state = State(peak=float(options.train.learning_rate), planned_epochs=training.epochs.count)
     else:
         state = restored(folder, training)
-        note_resumption(folder, record, options, machine)
+        note_resumption(folder, record, options, training)
+        if machine.is_first and state.step < training.epochs.total_steps and not state.stopped:
+            (folder / "metrics.json").unlink(missing_ok=True)  # the mark of an end that is no longer one
     journal = Journal(folder, writes=machine.is_first, step=state.step)
     try:
         journal.write_log(state.log)
         train_network(job, training, state, journal, keeper)
     finally:
         journal.close()
-    slow_down(network)  # so that what only learning needs can go before the best weights come
+    slow_down(training.network)  # so that what only learning needs can go before the best weights come
     return state
 
 
@@ -320,8 +326,11 @@ def train_network(job: Job, training: Training, state: State, journal: Journal, 
         journal.begin(epoch, "VALID", batches)
         logits = outputs(training.network, valid, pad_id=training.pad_id, machine=machine, advance=journal.advance)
         journal.end()
+        if training.scale is not None:
+            logits = training.scale.told(logits)
         threshold = threshold_of(job.parts.task, logits, labels)
         metrics = scored(job, "valid", logits, threshold, best=training.options.best_metric)
+        metrics = dict(machine.gather([metrics])[0])  # metrics that draw at random would part the processes
         latest.update(metrics, threshold=threshold)
         return metrics
 
@@ -351,7 +360,7 @@ def finish(job: Job, state: State) -> Run:
         known.save(folder)
     # What is read here is what predict will say.
     answering = load_to_answer(folder / "best", parts.task, parts.names, job.options.engine, machine)
-    pad_id = answering.tokenizer.pad_token_id or 0
+    pad_id = padding_id(answering.tokenizer, answering.network)
     for part in ("valid", "test"):
         if part not in encoded:
             continue

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kitune.config import EngineOptions, TaskName
+from kitune.data.batches import padding_id
 from kitune.data.encode import encode, sample_lengths
 from kitune.data.long_texts import LongTexts
 from kitune.data.table import Table
@@ -63,7 +64,8 @@ class Embedder:
         encoded = encode(
             table, (column,), self.tokenizer, max_length=self.max_length, long_texts=self.long_texts, cache=False
         )
-        vectors = outputs(self.network, encoded, pad_id=self.tokenizer.pad_token_id or 0, machine=self.machine)
+        pad_id = padding_id(self.tokenizer, self.network.encoder)
+        vectors = outputs(self.network, encoded, pad_id=pad_id, machine=self.machine)
         return vectors if encoded.first is None else vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
     def work(self, table: Table, text: Sequence[str]) -> float:

@@ -1,5 +1,6 @@
 """What a notebook shows: tables as tables, and sentences where they are not painted red."""
 
+import os
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,9 +17,24 @@ def in_notebook() -> bool:
     return shell is not None and getattr(shell.get_ipython(), "kernel", None) is not None
 
 
-def speech() -> TextIO:
-    """Where sentences about the work go: beside the answers, on standard error; but notebooks show that as a failure."""
-    return sys.stdout if in_notebook() else sys.stderr
+def say(sentence: str) -> None:
+    """Say a sentence about the work, over any bar: on standard error, but that a notebook shows that as a failure.
+
+    Where nobody reads it any more, the work goes on in silence.
+    """
+    from tqdm import tqdm  # which a command that says nothing need not wait for
+
+    stream = sys.stdout if in_notebook() else sys.stderr
+    try:
+        tqdm.write(sentence, file=stream)
+        stream.flush()
+    except BrokenPipeError:
+        forget(stream)
+
+
+def forget(stream: TextIO) -> None:
+    """What is written to a stream that nobody reads is lost from now on, and Python does not complain of it at its exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 @dataclass(frozen=True)

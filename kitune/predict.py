@@ -1,5 +1,8 @@
 """A trained model, ready to answer."""
 
+import os
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,14 +25,16 @@ from kitune.config import (
     load_yaml,
     with_values,
 )
+from kitune.data.batches import padding_id
 from kitune.data.columns import guess_text, require_columns
 from kitune.data.encode import Encoded, encode
+from kitune.data.files import ending_of
 from kitune.data.labels import label_array, read_by_place
 from kitune.data.long_texts import LongTexts
-from kitune.data.read import Source
+from kitune.data.read import READERS, Source
 from kitune.data.sources import read_part
 from kitune.data.split import text_keys
-from kitune.data.table import Table
+from kitune.data.table import Table, is_missing, is_unicode
 from kitune.errors import UserError, command, numbered
 from kitune.evaluate.evaluation import Evaluation, dependence, judged
 from kitune.evaluate.measures import Answered, Measure
@@ -43,6 +48,9 @@ from kitune.rivals import rivals
 from kitune.run_folder import threshold_in
 from kitune.tasks import task_of
 from kitune.training.devices import Machine, connect
+
+# The remedy where a single text was given, which looks like the name of a file or of a data set.
+GIVE_A_LIST = "of texts, give a list"
 
 
 class InFolder(Protocol):
@@ -94,36 +102,54 @@ class Model:
     def predict(self, data: Any) -> Predictions:
         """Answers for texts, pairs or a table: a row out for a row in, in the same order.
 
+        What is guessed of a table is said: how it is read, and its text columns where the model does not know them.
+
         Args:
             data: a list, array or column of texts; a list of pairs (for a model of two text columns); or whatever
-                `kitune.train` takes.
+                `kitune.train` takes. A text that is missing (None, NaN) is an empty one.
         """
-        return self.predict_table(self.table_of(data))
+        table = self.table_of(data)
+        for note in table.notes:
+            self.machine.say(note)
+        return self.reading(table).predict_table(table)
 
     def table_of(self, data: Any) -> Table:
         """`data` as a table with this model's text columns."""
         as_list = getattr(data, "tolist", None) or getattr(data, "to_list", None)  # of an array or a column
         items = as_list() if as_list else data
-        if isinstance(items, Sequence) and not isinstance(items, str) and items and not isinstance(items[0], Mapping):
-            pairs = [tuple(item) if isinstance(item, list | tuple) else (item,) for item in items]
-            columns = self.text or ("text", "text_pair")[: len(pairs[0])]
-            wrong = next((i for i, pair in enumerate(pairs) if len(pair) != len(columns)), None)
-            if wrong is not None:
+        if isinstance(items, Sequence) and not isinstance(items, str):
+            if not items:
+                raise UserError("there are no texts", fix="give one at least")
+            if not isinstance(items[0], Mapping):
+                return self.table_of_texts(items)
+        try:
+            return self.read(data)
+        except UserError as error:
+            if not may_be_text(data) or GIVE_A_LIST in error.fix:
+                raise
+            raise UserError(error.problem, fix=f"{error.fix}; {GIVE_A_LIST}") from None
+
+    def table_of_texts(self, items: Sequence[Any]) -> Table:
+        """Texts, or pairs of them, as a table with this model's text columns."""
+        columns: tuple[str, ...] = ()
+        pairs = list[Sequence[str | None]]()
+        for i, item in enumerate(items):
+            pair = item if isinstance(item, list | tuple) else (item,)
+            columns = columns or self.text or ("text", "text_pair")[: len(pair)]
+            if len(pair) != len(columns):
                 raise UserError(
-                    f"item {wrong} (from 0) has {numbered(len(pairs[wrong]), 'text')}, and the model reads {len(columns)}",
+                    f"item {i} (from 0) has {numbered(len(pair), 'text')}, and the model reads {len(columns)}",
                     fix="give a list of texts, or of pairs of texts",
                 )
-            strange = [
-                (i, text) for i, pair in enumerate(pairs) for text in pair if not isinstance(text, str | NoneType)
-            ]
-            if strange:
-                raise UserError(f"item {strange[0][0]} (from 0): {strange[0][1]!r} is no text", fix="give strings")
-            try:
-                rows = {name: pa.array([pair[i] for pair in pairs], pa.string()) for i, name in enumerate(columns)}
-            except UnicodeEncodeError as error:  # half of a surrogate pair
-                raise UserError(f"the texts: {error.object!r} is no Unicode text", fix="mend that text") from None
-            return Table(pa.table(rows), "the texts")
-        return self.read(data)
+            texts = [None if is_missing(text) else text for text in pair]
+            for text in texts:
+                if not isinstance(text, str | NoneType):
+                    raise UserError(f"item {i} (from 0): {text!r} is no text", fix="give strings")
+                if text and not is_unicode(text):
+                    raise UserError(f"item {i} (from 0): {text!r} is no Unicode text", fix="mend that text")
+            pairs.append(texts)
+        rows = {name: pa.array([pair[place] for pair in pairs], pa.string()) for place, name in enumerate(columns)}
+        return Table(pa.table(rows), "the texts")
 
     def read(self, source: Source, *, split: str | None = None) -> Table:
         """A table from a file or frame, or from a part of a folder or hub data set, laid out as the model's own data were."""
@@ -229,7 +255,8 @@ class Model:
     def logits(self, encoded: Encoded) -> NDArray[np.float32]:
         """What the network says of every row, (rows, outputs)."""
         with self.answering:  # the memory of a pass, and a tokenizer's settings, belong to one caller at a time
-            return outputs(self.network, encoded, pad_id=self.tokenizer.pad_token_id or 0, machine=self.machine)
+            pad_id = padding_id(self.tokenizer, self.network)
+            return outputs(self.network, encoded, pad_id=pad_id, machine=self.machine)
 
     def evaluate(
         self,
@@ -345,6 +372,16 @@ class Model:
         )
 
 
+def may_be_text(source: Any) -> bool:
+    """Whether a name that leads nowhere may have been meant as a text: it has no ending of a file, and no owner of a hub's."""
+    return (
+        isinstance(source, str)
+        and ending_of(source) not in READERS
+        and ("/" not in source or bool(re.search(r"\s", source)))
+        and not os.path.exists(source)
+    )
+
+
 def load(
     name: str | Path | InFolder,
     *,
@@ -362,7 +399,8 @@ def load(
         device, threads: where it computes; auto: on a GPU where there is one, on all cores that the process may use.
 
     Raises:
-        UserError: there is no such model, or it has no head for classification or regression.
+        UserError: there is no such model, or it has no head for classification or regression, or one whose outputs have no
+            names of their own.
     """
     name = name if isinstance(name, str | Path) else name.folder
     if which not in ("best", "last"):
@@ -383,6 +421,16 @@ def load(
     machine = connect(engine, alone=True)
     task = task_of(config.problem_type, config.num_labels)
     names = tuple(str(label) for _, label in sorted(config.id2label.items()))
+    if task == "regression" and len(names) > 1:
+        raise UserError(
+            f"{name}: it gives {len(names)} numbers a row, and kitune knows regressions of one",
+            fix="take a model with one output",
+        )
+    if doubled := [label for label, count in Counter(names).items() if count > 1]:
+        raise UserError(
+            f"{name}: two of its labels are called {doubled[0]!r}",
+            fix=f"give each a name of its own in id2label of {folder / 'config.json'}",
+        )
     pretrained = load_to_answer(folder, task, names, engine, machine)
     if pretrained.head_is_new:
         raise UserError(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kitune.config import RunOptions, TaskName, checked
-from kitune.data.batches import BatchPlan
+from kitune.data.batches import BatchPlan, padding_id
 from kitune.data.encode import Encoded, choose_max_length, encode, sample_lengths
 from kitune.data.labels import class_weights, weight_array
 from kitune.data.long_texts import LongTexts
@@ -23,6 +23,7 @@ from kitune.evaluate.own_metrics import OwnMetrics, file_and_function
 from kitune.findings import Finding
 from kitune.model.encoder import Pretrained, load_pretrained, model_folder
 from kitune.model.engine import kernels_for, speed_up
+from kitune.model.heads import LabelScale
 from kitune.model.losses import target_weight_sum
 from kitune.model.memory import give_back
 from kitune.model.vocabulary import require_rows, use_rows
@@ -32,6 +33,9 @@ from kitune.training.devices import DTYPES, Machine
 from kitune.training.loop import Epochs, State, Training
 from kitune.training.optimizer import FlatAdamW
 from kitune.training.probe import estimate
+
+# Of a schedule, of which every step costs microseconds.
+SAMPLED_RATES = 1_000
 
 
 def asked(
@@ -49,6 +53,9 @@ def asked(
         given: train, valid and test; None where there is none.
         model: a name, a path or a run.
     """
+    sizes = [(options or {}).get(f"train.{name}") for name in ("batch_rows", "batch_tokens")]
+    if not {None, "auto"}.intersection(sizes):
+        raise UserError("train.batch_rows and train.batch_tokens are two ways to say one thing", fix="give one of them")
     told = {part for part in PARTS if (options or {}).get(f"data.{part}") is not None}  # which counts more
     sources = {
         part: source for part, source in zip(PARTS, given, strict=True) if source is not None and part not in told
@@ -183,6 +190,11 @@ def training_for(
     give_back()
     network, tokenizer, train = pretrained.network, pretrained.tokenizer, encoded["train"]
     if options.engine.gradient_checkpointing:
+        if not network.supports_gradient_checkpointing:
+            raise UserError(
+                f"engine.gradient_checkpointing: a {type(network).__name__} has none",
+                fix="leave it out; --set train.accumulation=2 takes less memory too",
+            )
         network.activation_checkpointing_enable()
     loss, of_classes = TASKS[parts.task].loss, None
     if parts.task == "single-label":
@@ -190,7 +202,14 @@ def training_for(
         weights = class_weights(options.train.class_weights, train.labels.astype(np.int64), parts.names)
         of_classes = None if weights is None else torch.tensor(weights, device=machine.device)
         loss = partial(loss, class_weights=of_classes, label_smoothing=options.train.label_smoothing)
-    special = [*tokenizer.all_special_ids, tokenizer.pad_token_id or 0]  # 0 fills rows where there is no sign for it
+    pad_id = padding_id(tokenizer, network)
+    scale = None
+    if parts.task == "regression":
+        assert train.labels is not None
+        scale = LabelScale.of(network, train.labels)
+        scale.begin(network, new=pretrained.head_is_new)
+        loss = partial(loss, scale=scale)
+    special = [*tokenizer.all_special_ids, pad_id]
     token_ids = [np.asarray(special), *(part.input_ids for part in encoded.values())]
     require_rows(network, token_ids[1:])
     if not options.engine.plain:
@@ -210,12 +229,28 @@ def training_for(
         mean_weight(train, of_classes),
         options.train,
         machine,
-        tokenizer.pad_token_id or 0,
+        pad_id,
         options.engine.log_every,
         len(encoded["valid"]),
+        "plain" if options.engine.plain else slow or "fast",
+        scale,
     )
-    training.learning_rate(State(peak=float(options.train.learning_rate), planned_epochs=0))
+    require_rates(training)
     return training
+
+
+def require_rates(training: Training) -> None:
+    """Refuse options of a schedule that give no rates from 0 to its peak."""
+    peak, total = float(training.options.learning_rate), training.epochs.total_steps
+    for step in np.unique(np.linspace(0, max(0, total - 1), SAMPLED_RATES, dtype=np.int64)):
+        try:
+            rate = training.learning_rate(State(peak=peak, planned_epochs=0, step=int(step)))
+            wrong = not 0 <= rate <= peak * (1 + 1e-9)
+            reason = f"the rate of step {step} would be {rate:g}, and the peak is {peak:g}"
+        except (ArithmeticError, ValueError, TypeError) as error:
+            wrong, reason = True, f"the rate of step {step} cannot be computed: {error}"
+        if wrong:
+            raise UserError(f"train.schedule_options: {reason}", fix="correct the options of the schedule")
 
 
 def mean_weight(train: Encoded, of_classes: Tensor | None) -> float:

@@ -29,7 +29,7 @@ from kitune.evaluate.measures import Answered
 from kitune.evaluate.score import Predictions
 from kitune.finetune import Run, finetune, go_on, texts_of
 from kitune.metrics import Metrics
-from kitune.notebook import Block, Grid, Shown, speech
+from kitune.notebook import Block, Grid, Shown, say
 from kitune.prepare import asked, with_whole_paths
 from kitune.resume import refuse_changed_options
 from kitune.rivals import rivals
@@ -199,6 +199,8 @@ def repeated(
             raise UserError(f"--{kind} {asked_for}: there is nothing to compare", fix=fix)
         base = RunOptions() if config is None else load_yaml(Path(config))
     sources, changes = asked(given, **told)
+    if kind == "seeds" and "train.seed" in changes:
+        raise UserError("train.seed: --seeds tells the seed of each training", fix="leave one of them out")
     options = with_whole_paths(with_values(base, changes, where="--set"))
     if resume is not None:
         refuse_changed_options(folder, with_whole_paths(base), options, free=FREE_OF_REPEATS)
@@ -208,7 +210,8 @@ def repeated(
         for seed in wanted:
             with_values(options, {"train.seed": seed})  # one that is none is refused before the others are trained
     parts, said = read_parts(options, sources)
-    say(*said)
+    for sentence in said:
+        say(sentence)
     fingerprints = {part: table.fingerprint(parts.columns_in(part)) for part, table in parts.given.items()}
     fold_of = folds(parts, wanted) if isinstance(wanted, int) else None  # refused before there is a folder
     if resume is None:
@@ -429,9 +432,3 @@ def kept(repeats: Repeats) -> Repeats:
     replace_file(repeats.folder / "metrics.json", as_json(repeats.as_json()))
     say(f"scores are in {repeats.folder / 'metrics.json'}")
     return repeats
-
-
-def say(*sentences: str) -> None:
-    """Sentences about the work."""
-    for sentence in sentences:
-        print(sentence, file=speech())

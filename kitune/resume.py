@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from kitune.config import FREE_AT_RESUME, DataOptions, Layout, RunOptions, dump_yaml, flat, yaml_line
+from kitune.config import FREE_AT_RESUME, Layout, RunOptions, dump_yaml, flat, yaml_line
 from kitune.data.parts import Parts
 from kitune.data.table import Table
 from kitune.errors import UserError, command, numbered
@@ -14,7 +14,6 @@ from kitune.model.encoder import Pretrained
 from kitune.run_folder import as_json, facts, replace_file, restore
 from kitune.tasks import TASKS
 from kitune.training.checkpoint import newest_whole, set_aside
-from kitune.training.devices import Machine
 from kitune.training.loop import NotFinite, State, Training
 
 
@@ -37,27 +36,37 @@ def refuse_changed_options(
     changed = [name for name in old if old[name] != new[name] and name not in free]
     if changed:
         name = changed[0]
-        told = f"{name}={yaml_line(new[name])}"
-        words = new_run(folder, options, "--set", told)
         raise UserError(
             f"{folder}: {name} was {old[name]!r} and is now {new[name]!r}, so this would be another training",
-            fix=f"leave it out to go on, or start a new run from this one's weights: {words}"
-            if (folder / "best").is_dir()
-            else "leave it out to go on, or start anew with another --out",
+            fix=f"leave it out to go on, or {new_run(folder, options, name)}",
         )
 
 
-def new_run(folder: Path, options: RunOptions, *more: str) -> str:
-    """A command that starts a new run from the weights of one, on the same columns of the same files."""
-    data, usual = options.data, DataOptions()
-    flags = {"label": data.label, "valid": data.valid, "test": data.test, "task": options.task}
-    told = [("--text", name) for name in data.text or ()]
-    told += [(f"--{name}", value) for name, value in flags.items() if value not in (None, "auto")]
-    for name in (*Layout.model_fields, "id", "weight", "group", "label_separator", "limit", "long_texts"):
-        if (value := getattr(data, name)) != getattr(usual, name):
-            told.append(("--set", f"data.{name}={yaml_line(value)}"))
+# What a new run on the rows of an older one is told, as flags and as options.
+FLAGS = ("data.label", "data.valid", "data.test", "task")
+TOLD = (*Layout.model_fields, "id", "weight", "group", "label_separator", "limit", "long_texts")
+
+
+def new_run(folder: Path, options: RunOptions, *changed: str) -> str:
+    """How to start a new run on the same columns of the same files: from the weights of one, where it has some.
+
+    Args:
+        changed: options whose values are told too.
+    """
+    if not (folder / "best").is_dir():
+        return "start anew with another --out"
+    values, usual = flat(options), flat(RunOptions())
+    told = [("--text", name) for name in options.data.text or ()]
+    told += [(f"--{name.rpartition('.')[2]}", values[name]) for name in FLAGS if values[name] not in (None, "auto")]
+    further = dict.fromkeys([f"data.{name}" for name in TOLD] + [name for name in changed if name not in FLAGS])
+    told += [
+        ("--set", f"{name}={yaml_line(values[name])}")
+        for name in further
+        if name in changed or values[name] != usual[name]
+    ]
     words = [word for pair in told for word in pair]
-    return command("kitune", "train", data.train or "DATA", "--model", folder, *words, *more)
+    data = options.data.train or "DATA"
+    return f"start a new run from this one's weights: {command('kitune', 'train', data, '--model', folder, *words)}"
 
 
 def refuse_changed_data(folder: Path, record: Mapping[str, Any], parts: Parts) -> None:
@@ -69,7 +78,7 @@ def refuse_changed_data(folder: Path, record: Mapping[str, Any], parts: Parts) -
             source = table.source if table is not None else "none"
             raise UserError(
                 f"{folder}: the {part} rows ({source}) are not those that it was trained on",
-                fix=f"put the old data back to go on, or start a new run: {new_run(folder, parts.options)}",
+                fix=f"put the old data back to go on, or {new_run(folder, parts.options)}",
             )
 
 
@@ -100,24 +109,29 @@ def refuse_changed_metrics(
     if best not in built_in or best in own.names(options.task, len(options.data.labels or ())):
         raise UserError(
             f"{folder}: {own.place} is not what it was when the run began",
-            fix=f"put the old file back to go on, or start a new run: {new_run(folder, options)}",
+            fix=f"put the old file back to go on, or {new_run(folder, options)}",
         )
 
 
-def differences(record: Mapping[str, Any], machine: Machine) -> list[str]:
-    """What is not as it was when the run began: allowed, but then the last bits may differ."""
-    before, now = record, facts(machine)
+# What else than the last bits may differ where these do: masks are drawn in another order, rows too.
+CONSEQUENCES = {"path": "dropout differs", "numpy": "the order of the rows may differ"}
+
+
+def differences(record: Mapping[str, Any], training: Training) -> list[str]:
+    """What is not as it was when the run began: allowed, but then the last bits may differ, or more."""
+    before, now = record, facts(training.machine, training.path)
     return [
-        f"{name}: now {now[section].get(name)}, before {value}: the last bits may differ"
+        f"{name}: now {now[section].get(name)}, before {value}: {CONSEQUENCES.get(name, 'the last bits may differ')}"
         for section in ("versions", "machine")
         for name, value in before[section].items()
         if name != "system" and now[section].get(name) != value
     ]
 
 
-def note_resumption(folder: Path, record: dict[str, Any], options: RunOptions, machine: Machine) -> None:
+def note_resumption(folder: Path, record: dict[str, Any], options: RunOptions, training: Training) -> None:
     """Say what differs, and put this resumption into record.json and its options into run.yaml."""
-    changed = differences(record, machine)
+    machine = training.machine
+    changed = differences(record, training)
     for sentence in changed:
         machine.say(sentence)
     if machine.is_first:
@@ -145,7 +159,7 @@ def restored(folder: Path, training: Training) -> State:
             )
         machine.say(f"{folder} has no checkpoint yet: it begins at step 0")
         return fresh
-    state = restore(found.folder, training.network, training.optimizer)
+    state = restore(found.folder, training)
     planned, epochs = state.planned_epochs, training.epochs
     total = epochs.total_steps
     if state.step > total:

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -35,8 +36,7 @@ from kitune.training.checkpoint import (
     write_folder,
 )
 from kitune.training.devices import Machine
-from kitune.training.loop import State
-from kitune.training.optimizer import FlatAdamW
+from kitune.training.loop import State, Training
 from kitune.training.weights import Piecewise, whole, write_weights
 
 try:
@@ -128,8 +128,9 @@ def as_json(value: Any) -> str:
     return json.dumps(without_nan(value), indent=2, ensure_ascii=False) + "\n"
 
 
-def facts(machine: Machine) -> dict[str, Any]:
-    """What record.json says of the program and the machine."""
+def facts(machine: Machine, path: str) -> dict[str, Any]:
+    """What record.json says of the program and the machine, and of the path that the network takes on it."""
+    import tokenizers
     import transformers
 
     return {
@@ -141,6 +142,8 @@ def facts(machine: Machine) -> dict[str, Any]:
             "python": platform.python_version(),
             "torch": torch.__version__,
             "transformers": transformers.__version__,
+            "tokenizers": tokenizers.__version__,
+            "numpy": np.__version__,
         },
         "machine": {
             "system": platform.platform(),
@@ -148,6 +151,7 @@ def facts(machine: Machine) -> dict[str, Any]:
             "device": machine.device.type,
             "threads": machine.threads,
             "processes": machine.world_size,
+            "path": path,
         },
     }
 
@@ -225,20 +229,25 @@ def damaged(path: Path) -> UserError:
     )
 
 
-def restore(checkpoint: Path, network: Any, optimizer: FlatAdamW) -> State:
+def restore(checkpoint: Path, training: Training) -> State:
     """Take over weights, moments and state of a checkpoint that its manifest has proved whole."""
     saved = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
-    weights = rows_in_use(network, load_file(checkpoint / WEIGHTS))
-    optimizer.restore(weights, load_file(checkpoint / MOMENTS), saved["step_count"])
+    weights = rows_in_use(training.network, load_file(checkpoint / WEIGHTS))
+    if (scale := training.scale) is not None:
+        weights = {name: scale.read(name, weight) for name, weight in weights.items()}
+        if saved["output_bias"] is not None:
+            weights[scale.bias] = torch.tensor(saved["output_bias"])
+    training.optimizer.restore(weights, load_file(checkpoint / MOMENTS), saved["step_count"])
     return State(**saved["state"])
 
 
 class Keeper:
     """Writes a run's checkpoints, best/ and last/; the weights of one step are one file on the disk, linked."""
 
-    def __init__(self, folder: Path, options: RunOptions, network: Any, tokenizer: Any, optimizer: FlatAdamW) -> None:
+    def __init__(self, folder: Path, options: RunOptions, training: Training, tokenizer: Any) -> None:
         self.folder, self.options = folder, options
-        self.network, self.tokenizer, self.optimizer = network, tokenizer, optimizer
+        self.network, self.tokenizer, self.optimizer = training.network, tokenizer, training.optimizer
+        self.scale = training.scale
         self._thread = ThreadPoolExecutor(1, "sealing")
         self._sealing: Future[None] | None = None
         sweep(folder)
@@ -273,7 +282,10 @@ class Keeper:
         write_weights(folder / WEIGHTS, self.weights(state.unused_decay))
         exp_avg, exp_avg_sq = self.optimizer.moments
         write_weights(folder / MOMENTS, {"exp_avg": whole(exp_avg), "exp_avg_sq": whole(exp_avg_sq)})
-        saved = {"state": state.as_json(), "step_count": self.optimizer.step_count}
+        saved: dict[str, Any] = {"state": state.as_json(), "step_count": self.optimizer.step_count}
+        if self.scale is not None:
+            bias = dict(self.optimizer.weights()).get(self.scale.bias)
+            saved["output_bias"] = None if bias is None else bias.tolist()
         (folder / STATE).write_text(json.dumps(saved), encoding="utf-8")
 
     def seal(self, staging: Path, target: Path, scores: Mapping[str, Any], best: bool, last: bool) -> None:
@@ -306,6 +318,8 @@ class Keeper:
         state: dict[str, Tensor] = (
             dict(self.network.state_dict()) | self.optimizer.frozen | dict(self.optimizer.weights())
         )
+        if self.scale is not None:
+            state = {name: self.scale.written(name, tensor) for name, tensor in state.items()}
         pieces = {name: whole(tensor) for name, tensor in state.items()}
         for name, table in tables_in_use(self.network).items():
             pieces[name] = Piecewise(table.original.shape, torch.float32, table.whole(state[name], unused_decay))

@@ -24,11 +24,19 @@ NEVER_CUT, SHORTEST = 18, 6
 GAP = 2
 
 
-def console() -> Console:
+class Output(Console):
+    """A console that lets the command end as every other does whose reader goes away."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise the error again, which rich would turn into exit code 1."""
+        raise
+
+
+def console() -> Output:
     """Standard output as rich writes to it; characters that its encoding lacks become question marks."""
     if isinstance(sys.stdout, TextIOWrapper) and sys.stdout.errors == "strict":
         sys.stdout.reconfigure(errors="replace")
-    return Console(width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False, soft_wrap=False)
+    return Output(width=None if sys.stdout.isatty() else PIPE_WIDTH, highlight=False, soft_wrap=False)
 
 
 def show(blocks: Iterable[Block]) -> None:

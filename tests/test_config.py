@@ -1,3 +1,4 @@
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -60,17 +61,41 @@ def test_an_option_like_no_other_is_answered_with_the_list_of_all() -> None:
         ("engine.cache=perhaps", "engine.cache"),
         ("engine.precision=fp8", "engine.precision"),
         ("task=tagging", "task"),
-        ("data.text=[a, b, c]", "data.text"),
-        ("data.text=[]", "data.text"),
         ("data.label=[a]", "data.label"),
         ("data.text={a: b}", "data.text"),
-        ("data.labels=[true, false]", "data.labels"),
         ("train=5", "train"),
-        ("train.class_weights={a: heavy}", "train.class_weights"),
     ],
 )
 def test_a_value_of_the_wrong_type_is_named_with_its_option(word: str, name: str) -> None:
-    with pytest.raises(UserError, match=f"^(--set: there is no option '|){re.escape(name)}(:|')"):
+    with pytest.raises(UserError, match=f"^(--set: there is no option '|){re.escape(name)}(:|')") as refused:
+        with_set(word)
+    assert "Input should" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("data.text=[a, b, c]", "it takes list of text (1 to 2 of them) or null (given: ['a', 'b', 'c'])"),
+        ("data.text=[]", "it takes list of text (1 to 2 of them) or null (given: [])"),
+        ("data.labels=[]", "it takes list of text (at least 1) or null (given: [])"),
+        ("data.labels=[true, false]", "it takes list of text (at least 1) or null (given: True)"),
+        ("train.include_for_metrics=[foo]", "it takes list of inputs or loss (given: 'foo')"),
+        (
+            "train.class_weights={a: heavy}",
+            "it takes auto or table of number >= 0 by name or null (given: {'a': 'heavy'})",
+        ),
+        ("train.class_weights={a: -1}", "it takes auto or table of number >= 0 by name or null (given: -1)"),
+        ("train.class_weights={a: .nan}", "it takes auto or table of number >= 0 by name or null (given: {'a': nan})"),
+        ("train.class_weights={a: 0, b: 0}", "some weight must be above 0 (given: {'a': 0, 'b': 0})"),
+        ("train.weight_decay=.inf", "it takes number >= 0 (given: inf)"),
+        ("train.schedule_options={power: .nan}", "it takes table of number or text by name (given: nan)"),
+        ("data.label_separator=''", "it takes text, not empty or auto (given: '')"),
+        ("train.seed=4294967296", "it takes integer >= 0 and <= 4294967295 (given: 4294967296)"),
+        ("engine.threads=3000000000", "it takes integer >= 1 and <= 4096 or auto (given: 3000000000)"),
+    ],
+)
+def test_what_an_option_takes_is_told_beside_what_was_given(word: str, says: str) -> None:
+    with pytest.raises(UserError, match=f"^{re.escape(word.partition('=')[0])}: {re.escape(says)}\n"):
         with_set(word)
 
 
@@ -131,6 +156,18 @@ def test_a_value_out_of_range_is_refused_with_its_option(word: str) -> None:
         ("model=my models/first", "my models/first"),
         ("train.class_weights={good: 1, bad: 2.5}", {"good": 1.0, "bad": 2.5}),
         ("train.class_weights=auto", "auto"),
+        ("train.class_weights={1: 2, 5: 1.5}", {"1": 2.0, "5": 1.5}),
+        ("train.class_weights={true: 2}", {"True": 2.0}),
+        ("train.best_within=.inf", math.inf),
+        ("revision=1234567", "1234567"),
+        ("data.id=2024_01", "2024_01"),
+        ("data.id=2024-13-45", "2024-13-45"),
+        ("data.id=0x1F", "0x1F"),
+        ("data.id=truest", "truest"),
+        ("data.id==", "="),
+        ("data.labels=[010, 020, 2:1, 1:30.5, 1_0.5]", ("010", "020", "2:1", "1:30.5", "1_0.5")),
+        ("data.valid_share=.25", 0.25),
+        ("data.limit=+20", 20),
         ("train.schedule_options={min_lr: 5e-5, num_cycles: 2}", {"min_lr": 5e-5, "num_cycles": 2.0}),
         ("train.schedule_options={decay_type: 1-sqrt}", {"decay_type": "1-sqrt"}),
         ("engine.cache=false", False),
@@ -149,7 +186,30 @@ def test_a_value_is_read_as_yaml(word: str, value: Any) -> None:
     assert type(read) is type(value)
 
 
-@pytest.mark.parametrize("text", ["id", "Unnamed: 0", "Sheet 1", "no", "1e5", "#1", "日本", 'a "b"', "it's", "2024"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "id",
+        "Unnamed: 0",
+        "Sheet 1",
+        "no",
+        "1e5",
+        "#1",
+        "日本",
+        'a "b"',
+        "it's",
+        "2024",
+        "2024_01",
+        "010",
+        "2:1",
+        "=",
+        "<<",
+        "2024-01-05",
+        "1.",
+        "-",
+        "true",
+    ],
+)
 def test_a_text_of_a_fix_reads_back(text: str) -> None:
     assert with_set(f"data.id={yaml_line(text)}").data.id == text
     assert yaml_line("id") == "id"
@@ -160,7 +220,7 @@ def test_a_set_without_a_value_is_refused() -> None:
         UserError, match=r"--set train.epochs: it has no '='\n  fix: write it as --set section.key=value"
     ):
         parse_set(["train.epochs"])
-    for text in ("[a", "#1 String"):
+    for text in ("[a", "#1 String", "9" * 5000, "{a: 1, a: 2}"):
         with pytest.raises(UserError, match=rf"--set data.label: '{re.escape(text)}' is not a value\n  fix: quote it"):
             parse_set([f"data.label={text}"])
 
@@ -218,9 +278,11 @@ def test_what_a_yaml_file_leaves_out_has_its_default(tmp_path: Path) -> None:
         ("epochs: 3", "there is no option 'epochs'\n  fix: did you mean train.epochs?"),
         ("train: {epochs: [3]}", "train.epochs: "),
         ("train: {warmup_share: 1.5}", "train.warmup_share: "),
-        ("train: 5", "train: "),
+        ("train: 5", "train: a section of options, not a value (given: 5)\n  fix: write it as 'train: {name: value}'"),
+        ("data: a.csv", "data: a section of options, not a value (given: 'a.csv')"),
+        ("model:", "model: it takes text (given: None)"),
+        ("train: {epochs: 3}\ntrain.epochs: 4", "train.epochs stands there twice\n  fix: leave one of them out"),
         ("[a, b]", "not a table of options"),
-        ("train: {epochs: 3", "not YAML: "),
     ],
 )
 def test_what_is_wrong_in_a_yaml_file_is_named_with_the_file(tmp_path: Path, content: str, message: str) -> None:
@@ -228,6 +290,29 @@ def test_what_is_wrong_in_a_yaml_file_is_named_with_the_file(tmp_path: Path, con
     path.write_text(content)
     with pytest.raises(UserError, match=re.escape(f"{path}: {message}")):
         load_yaml(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("train: {epochs: 3", ", line 1: not YAML: expected ',' or '}', but got '<stream end>'"),
+        ("data: {}\ntrain: {}\ntrain: {epochs: 3}", ", line 3: not YAML: 'train' stands there twice"),
+        ("task: \tx: y", ", line 1: not YAML: "),
+        (f"train: {{seed: {'9' * 5000}}}", ": not YAML: Exceeds the limit"),
+    ],
+)
+def test_a_place_that_is_no_yaml_is_named(tmp_path: Path, content: str, message: str) -> None:
+    path = tmp_path / "my run.yaml"
+    path.write_text(content)
+    with pytest.raises(UserError, match=re.escape(f"{path}{message}")):
+        load_yaml(path)
+
+
+def test_a_yaml_file_may_have_whole_names_and_empty_sections(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("train.epochs: 3\ndata:\nengine: {cache: false}\nengine.threads: 2\n")
+    told = {"train.epochs": 3, "engine.cache": False, "engine.threads": 2}
+    assert load_yaml(path) == with_values(DEFAULTS, told)
 
 
 def test_a_yaml_file_that_is_none_is_refused(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """kitune in scikit-learn's ways: cloned, searched, calibrated, piped, pickled, and checked by scikit-learn itself."""
 
+import copy
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -132,6 +133,12 @@ def test_a_class_whose_rows_all_weigh_nothing_keeps_its_column(
     model = small(TextClassifier, lively_model, epochs=1).fit(texts[0], y.astype(str), sample_weight=weights)
     assert model.classes_.tolist() == ["maybe", "no", "yes"]
     assert model.predict_proba(texts[0]).shape == (60, 3)
+    y[:5] = "maybe later"
+    model = small(TextClassifier, lively_model, epochs=1).fit(texts[0], pd.Series(y, dtype=object), weights)
+    assert model.classes_.tolist() == ["maybe later", "no", "yes"]
+    y[:5] = 1
+    with pytest.raises(ValueError, match="y has words and numbers"):
+        model.fit(texts[0], y, weights)
     y[:5] = None
     model = small(TextClassifier, lively_model, epochs=1).fit(texts[0], y, sample_weight=np.where(y == None, 0, 1))  # noqa: E711
     assert model.classes_.tolist() == ["no", "yes"]
@@ -192,6 +199,7 @@ def test_a_regressor_gives_numbers(lively_model: Path, rows: Rows) -> None:
     [
         (["a", "b"], ["x", "x"], "y has one class"),
         (["a", 3], ["x", "y"], "X, row 1: 3 is no text"),
+        (["a", "b \ud800"], ["x", "y"], r"X, row 1: 'b \\ud800' is no Unicode text"),
         (["a", "b"], ["x"], "inconsistent numbers of samples"),
         ([("a", "b", "c")], ["x"], "3 columns"),
         ([], [], "0 sample"),
@@ -284,10 +292,20 @@ def test_a_missing_label_whose_row_weighs_nothing_is_none(lively_model: Path, te
     model = small(TextClassifier, lively_model, epochs=1)
     weights = np.ones(60)
     weights[7] = 0
-    for missing in (None, float("nan")):
+    for missing in (None, float("nan"), pd.NA):
         labels: list[Any] = [number % 2 for number in range(60)]
         labels[7] = missing
         assert model.fit(texts[0], labels, sample_weight=weights).classes_.tolist() == [0, 1]
+    assert model.fit(texts[0], pd.Series(labels, dtype="Int64"), weights).classes_.tolist() == [0, 1]
+    small(TextRegressor, lively_model, epochs=1).fit(texts[0], labels, weights)
+
+
+@pytest.mark.parametrize("missing", [None, pd.NA])
+def test_a_missing_number_is_refused(lively_model: Path, texts: tuple[list[str], Any], missing: Any) -> None:
+    with pytest.raises(ValueError, match="contains NaN"):
+        small(TextRegressor, lively_model).fit(texts[0], [missing, *range(59)])
+    with pytest.raises(ValueError, match="which is no label"):
+        small(TextClassifier, lively_model).fit(texts[0], [missing] * 60)
 
 
 def test_a_random_state_that_is_none_is_refused(lively_model: Path, texts: tuple[list[str], Any]) -> None:
@@ -308,8 +326,59 @@ def test_weights_and_numbers_that_are_none_are_refused(lively_model: Path, texts
     weights[3] = -1
     with pytest.raises(ValueError, match="sample_weight: negative"):
         small(TextClassifier, lively_model).fit(*texts, sample_weight=weights)
+    for wrong, said in (
+        (np.ones((60, 2)), "the shape \\(60, 2\\)"),
+        (np.ones(59), "59"),
+        (["heavy"] * 60, "no number"),
+    ):
+        with pytest.raises(ValueError, match=f"sample_weight.*{said}"):
+            small(TextClassifier, lively_model).fit(*texts, sample_weight=wrong)
     with pytest.raises(ValueError, match="contains NaN"):
         small(TextRegressor, lively_model).fit(texts[0], [float("nan"), *range(59)])
+
+
+def test_weights_may_be_a_column_or_one_number(lively_model: Path, texts: tuple[list[str], Any]) -> None:
+    model = small(TextClassifier, lively_model, epochs=1)
+    expected = model.fit(*texts, sample_weight=np.full(60, 2.0)).predict_proba(texts[0])
+    for weights in (np.full((60, 1), 2.0), 2, pd.Series([2] * 60)):
+        np.testing.assert_array_equal(model.fit(*texts, sample_weight=weights).predict_proba(texts[0]), expected)
+
+
+@pytest.mark.parametrize("kind", ["frame", "column", "list", "taken"])
+def test_a_saved_model_reads_the_column_that_it_was_fitted_on(
+    lively_model: Path, texts: tuple[list[str], Any], tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
+) -> None:
+    frame = pd.DataFrame({"review": texts[0], "story": "so " * 30})
+    given = {
+        "frame": frame[["review"]],
+        "column": frame["review"],
+        "list": texts[0],
+        "taken": frame[["review"]].rename(columns={"review": "label"}),
+    }[kind]
+    model = small(TextClassifier, lively_model, epochs=1).fit(given, texts[1])
+    for one in (model, pickle.loads(pickle.dumps(model)), clone(model).fit(given, texts[1])):
+        np.testing.assert_array_equal(one.predict_proba(texts[0]), model.predict_proba(given))
+    saved = kitune.load(model.save(tmp_path / "saved"))
+    assert saved.text == (("review",) if kind in ("frame", "column") else None)
+    frame.to_csv(tmp_path / "rows.csv", index=False)
+    capsys.readouterr()
+    expected = saved.predict(texts[0]).logits
+    assert capsys.readouterr().err == ""
+    np.testing.assert_array_equal(saved.predict(tmp_path / "rows.csv").logits, expected)
+    assert capsys.readouterr().err == ("" if saved.text else "text column: review\n")
+
+
+def test_a_run_that_has_answered_can_be_copied_pickled_and_fitted_on(
+    lively_model: Path, rows: Rows, texts: tuple[list[str], Any], tmp_path: Path
+) -> None:
+    told = SMALL | {"train.epochs": 1, "data.max_length": 32}
+    run = kitune.train(rows("single-label", 60), model=str(lively_model), out=tmp_path / "run", options=told)
+    expected = run.predict(texts[0]).logits
+    for copied in (pickle.loads(pickle.dumps(run)), copy.deepcopy(run)):
+        assert copied == run
+        np.testing.assert_array_equal(copied.predict(texts[0]).logits, expected)
+    model = clone(small(TextClassifier, lively_model, epochs=1).set_params(model=run)).fit(*texts)
+    assert model.classes_.tolist() == ["no", "yes"]
 
 
 def test_threads_that_are_silent_at_once_give_the_streams_back(capsys: pytest.CaptureFixture[str]) -> None:

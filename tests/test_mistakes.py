@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -217,6 +218,78 @@ def no_data(here: Path) -> Words:
 @mistake("No such option: --labl", "--label")
 def a_misspelt_flag(here: Path) -> Words:
     return train(here, "tickets.csv", "--labl", "label")
+
+
+@mistake("there is no option --learning-rate", "did you mean --set train.learning_rate=1e-4?")
+def an_option_of_set_as_a_flag(here: Path) -> Words:
+    return train(here, "tickets.csv", "--learning-rate=1e-4")
+
+
+@mistake("there is no option --seed", "did you mean --set train.seed=3?")
+def an_option_of_set_as_a_flag_that_another_is_like(here: Path) -> Words:
+    return train(here, "tickets.csv", "--seed", "3")
+
+
+@mistake("there is no option --encoding", "did you mean --set data.encoding=cp932? kitune predict --help")
+def an_option_of_data_as_a_flag(here: Path) -> Words:
+    return ["predict", str(here / "run"), str(here / "tickets.csv"), "--encoding", "cp932"]
+
+
+@mistake("Option '--limit' requires an argument", "kitune train --help")
+def a_flag_without_its_value(here: Path) -> Words:
+    return train(here, "tickets.csv", "--limit")
+
+
+@mistake("'caf\\udce9.csv': not UTF-8", "rename")
+def a_name_that_is_not_utf8(here: Path) -> Words:
+    return ["train", os.fsdecode(b"caf\xe9.csv")]
+
+
+@mistake("train.seed: --seeds tells the seed of each training")
+def a_seed_beside_seeds(here: Path) -> Words:
+    return train(here, "tickets.csv", "--seeds", "1,2", "--set", "train.seed=7")
+
+
+@mistake("train.batch_rows and train.batch_tokens are two ways to say one thing")
+def a_step_in_rows_and_in_tokens(here: Path) -> Words:
+    return train(here, "tickets.csv", "--set", "train.batch_rows=4", "--set", "train.batch_tokens=100")
+
+
+@mistake("there is no option 'trian.epochs'", "did you mean train.epochs?")
+def a_misspelt_option_for_a_model_that_is_looked_at(here: Path) -> Words:
+    return ["inspect", str(here / "model"), "--set", "trian.epochs=3"]
+
+
+@mistake("--train has rows for the baselines, and --no-baselines leaves them out")
+def rows_for_baselines_that_are_not_wanted(here: Path) -> Words:
+    return ["evaluate", str(here / "run"), str(here / "tickets.csv"), "--no-baselines", "--train", "nowhere.csv"]
+
+
+@mistake("run: a run or a model, not data", "--model takes a run")
+def a_run_in_the_place_of_data(here: Path) -> Words:
+    return train(here, "run")
+
+
+@mistake("there are rows for test and none to learn from", "kitune train FILE")
+def a_folder_without_rows_to_learn_from(here: Path) -> Words:
+    (here / "data").mkdir()
+    shutil.copy(here / "tickets.csv", here / "data" / "test.csv")
+    return train(here, "data")
+
+
+@mistake("tickets.csv: a file, not a model", "it comes before the data")
+def a_run_and_its_data_the_other_way_round(here: Path) -> Words:
+    return ["evaluate", str(here / "tickets.csv"), str(here / "run")]
+
+
+@mistake("there is no such file", "echo ... | kitune predict RUN -")
+def a_text_in_the_place_of_data(here: Path) -> Words:
+    return ["predict", str(here / "run"), "arrived broken"]
+
+
+@mistake("WORLD_SIZE=2 is set, and the processes do not find each other", "unset WORLD_SIZE", WORLD_SIZE="2")
+def processes_without_a_launcher(here: Path) -> Words:
+    return train(here, "tickets.csv")
 
 
 @mistake("No such command 'trian'", "train")
@@ -703,6 +776,24 @@ def test_the_fix_for_rows_without_a_label_drops_them_and_no_others(
     assert "18 rows are held out" in capsys.readouterr().err
 
 
+def test_what_lets_one_finding_pass_lets_the_earlier_ones_pass_too(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [f"日本語の文{'あいうえおかきくけこ'[i % 10]}{i},{['yes', 'no', ''][i % 3]}" for i in range(24)]
+    (here / "strange.csv").write_text("text,label\n" + "\n".join(lines) + "\n")
+    words = train(here, "strange.csv")
+    for codes in (["missing-labels"], ["missing-labels", "unknown-tokens"]):
+        with pytest.raises(SystemExit) as stopped:
+            main(words)
+        assert stopped.value.code == 2
+        fix = re.findall(r"--set '(doctor.allow=.*?)'", capsys.readouterr().err)[-1]
+        assert fix == f"doctor.allow=[{', '.join(codes)}]"
+        words = [*train(here, "strange.csv"), "--set", fix]
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    assert stopped.value.code == 0
+
+
 def test_a_label_that_only_the_validation_file_has_is_scored_and_said(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -764,26 +855,43 @@ def test_help_answers_at_once_and_without_torch() -> None:
     assert subprocess.run([sys.executable, "-c", ask], capture_output=True).returncode == 0
 
 
-def test_a_reader_that_goes_away_ends_the_command_without_a_word() -> None:
+@pytest.mark.parametrize("words", [["train", "--options"], ["inspect", "tickets.csv"], ["doctor", "bare.csv"]])
+def test_a_reader_that_goes_away_ends_the_command_without_a_word(here: Path, words: Words) -> None:
+    (here / "bare.csv").write_text("text,label\n" + "good film,yes\nbad film,\n" * 20)
     with subprocess.Popen(
-        [sys.executable, "-m", "kitune", "train", "--options"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-m", "kitune", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     ) as process:
         assert process.stdout is not None
         process.stdout.close()
         assert process.stderr is not None
-        assert process.stderr.read() == b""
-    assert process.returncode == 141
+        said = process.stderr.read().decode()
+    assert process.returncode == 141, said
+    assert "Traceback" not in said
 
 
-def test_ctrl_c_tells_how_to_go_on(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupted(*_: Any, **__: Any) -> None:
-        raise KeyboardInterrupt("kitune train --resume runs/first")
+def test_a_training_goes_on_where_nobody_reads_what_it_says(here: Path) -> None:
+    words = [sys.executable, "-m", "kitune", *train(here)]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        process.stderr.close()
+    assert process.returncode == 0
+    assert (here / "new" / "metrics.json").exists()
 
-    monkeypatch.setattr("kitune.finetune.train", interrupted)
-    with pytest.raises(SystemExit) as stopped:
-        main(["train", "tickets.csv"])
-    assert stopped.value.code == 130
-    assert capsys.readouterr().err == "interrupted; go on with kitune train --resume runs/first\n"
+
+@pytest.mark.parametrize(
+    ("command", "code"),
+    [
+        ("inspect tickets.csv >&-", 0),
+        ("train --options >&- 2>&-", 0),
+        ("train nowhere.csv 2>&-", 2),
+        ("predict run - <&-", 2),
+    ],
+)
+def test_closed_streams_hold_nothing(here: Path, command: str, code: int) -> None:
+    line = f"{shlex.quote(sys.executable)} -m kitune {command}"
+    done = subprocess.run(line, shell=True, capture_output=True, text=True, cwd=here)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_an_interrupted_command_ends_with_130_and_says_how_to_go_on(here: Path) -> None:

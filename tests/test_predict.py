@@ -27,6 +27,7 @@ from tests.jsonl import write_rows
 
 Rows = Callable[..., list[dict[str, Any]]]
 ENDINGS = [".csv", ".tsv", ".jsonl", ".parquet"]
+QUICK = {"train.epochs": 1, "train.dropout": 0.0, "engine.threads": 1, "engine.precision": "fp32"}
 AWKWARD = [
     "",
     " ",
@@ -150,6 +151,70 @@ def test_each_row_gets_the_answer_that_it_gets_alone(
     assert together.shape == (30, 2)
     np.testing.assert_allclose(together, alone, atol=1e-5)
     assert np.ptp(together[:, 0]) > 0.1  # the rows do differ
+
+
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Callable[..., Path]:
+    """A folder with a tiny random classifier of another family, from elsewhere, with its kind of tokenizer."""
+    import torch
+    from tokenizers import processors
+    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, PreTrainedTokenizerFast
+
+    sizes: dict[str, dict[str, Any]] = {
+        "bert": {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64},
+        "gpt2": {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 64},
+        "xlnet": {"d_model": 32, "n_layer": 2, "n_head": 2, "d_inner": 64},
+    }
+
+    def make(family: str, *, pad: int | None = None, **told: Any) -> Path:
+        folder = tmp_path_factory.mktemp(family)
+        backend = AutoTokenizer.from_pretrained(tiny_model).backend_tokenizer
+        names: dict[str, Any] = {"unk_token": "[UNK]"}
+        if family == "xlnet":
+            signs = [(sign, backend.token_to_id(sign)) for sign in ("[SEP]", "[CLS]")]
+            backend.post_processor = processors.TemplateProcessing(single="$A [SEP] [CLS]:2", special_tokens=signs)
+            names |= {"pad_token": "[PAD]", "sep_token": "[SEP]", "cls_token": "[CLS]"}
+        elif family == "gpt2":
+            backend.post_processor = processors.TemplateProcessing(single="$A", special_tokens=[])
+        else:
+            names |= {"pad_token": "[PAD]"}
+        tokenizer = PreTrainedTokenizerFast(
+            tokenizer_object=backend, padding_side="right" if family == "bert" else "left", model_max_length=64, **names
+        )
+        tokenizer.save_pretrained(folder)
+        config = AutoConfig.for_model(family, vocab_size=len(tokenizer), initializer_range=0.5, **sizes[family], **told)
+        config.pad_token_id = pad
+        torch.manual_seed(3)
+        AutoModelForSequenceClassification.from_config(config).save_pretrained(folder)
+        return folder
+
+    return make
+
+
+@pytest.mark.parametrize(("family", "pad"), [("xlnet", 5), ("gpt2", 4), ("gpt2", 0)])
+def test_a_row_of_a_family_that_reads_its_last_token_gets_the_answer_that_it_gets_alone(
+    elsewhere: Callable[..., Path], rows: Rows, tmp_path: Path, family: str, pad: int
+) -> None:
+    folder, texts = elsewhere(family, pad=pad), ["good film", "bad " * 9, "a very good book and a bad film", "warm"]
+    for model in (
+        kitune.load(folder, precision="fp32"),
+        kitune.train(rows("single-label", 24), model=str(folder), out=tmp_path / "run", options=QUICK).model,
+    ):
+        together = model.predict(texts).logits
+        alone = np.concatenate([model.predict([text]).logits for text in texts])
+        np.testing.assert_allclose(together, alone, atol=1e-5)
+        assert np.ptp(together[:, 0]) > 0.1
+
+
+def test_a_model_without_any_padding_token_is_refused(
+    elsewhere: Callable[..., Path], rows: Rows, tmp_path: Path
+) -> None:
+    folder = elsewhere("gpt2")
+    with pytest.raises(UserError, match=r"neither its config\.json nor its tokenizer names a padding token"):
+        kitune.load(folder).predict(["good film", "bad"])
+    with pytest.raises(UserError, match=r"neither its config\.json nor its tokenizer names a padding token"):
+        kitune.train(rows("single-label", 24), model=str(folder), out=tmp_path / "run", options=QUICK)
+    assert not (tmp_path / "run").exists()
 
 
 def test_answers_follow_the_order_of_the_input(trained: Callable[..., kitune.Run], asked: list[dict[str, Any]]) -> None:
@@ -460,6 +525,126 @@ def test_pairs_may_come_as_a_list_or_a_table(trained: Callable[..., kitune.Run],
     np.testing.assert_array_equal(run.predict([list(pair) for pair in pairs]).logits, expected.logits)
     turned = run.predict([(second, first) for first, second in pairs]).logits
     assert np.abs(turned - expected.logits).max() > 1e-3  # which text is first does matter
+
+
+def test_what_is_guessed_of_a_table_is_said_in_python_too(
+    trained: Callable[..., kitune.Run], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain = tmp_path / "plain"
+    shutil.copytree(trained("single-label") / "best", plain, ignore=shutil.ignore_patterns("run.yaml"))
+    (tmp_path / "rows.csv").write_text("review;stars\ngood film;5\nbad film;1\n")
+    model, notes = kitune.load(plain), ["rows.csv is read with semicolons", "text column: review"]
+    expected = model.predict(["good film", "bad film"]).logits
+    capsys.readouterr()
+    np.testing.assert_array_equal(model.predict(tmp_path / "rows.csv").logits, expected)
+    said = capsys.readouterr()
+    assert [line[: len(note)] for line, note in zip(said.err.splitlines(), notes, strict=True)] == notes
+    run_command("predict", plain, tmp_path / "rows.csv")
+    said = capsys.readouterr()
+    assert [said.err.count(note) for note in notes] == [1, 1]
+
+
+@pytest.mark.parametrize("missing", [None, float("nan"), "NA"])
+def test_a_missing_text_is_an_empty_one_in_columns_arrays_and_frames(
+    trained: Callable[..., kitune.Run], missing: Any
+) -> None:
+    import pandas as pd
+
+    run, missing = trained("single-label"), pd.NA if missing == "NA" else missing
+    expected = run.predict(["good film", "", "bad film"]).logits
+    texts = ["good film", missing, "bad film"]
+    frame = pd.DataFrame({"text": texts})
+    for given in (texts, np.asarray(texts, dtype=object), frame["text"], pd.Series(texts, dtype="string"), frame):
+        np.testing.assert_array_equal(run.predict(given).logits, expected)
+
+
+def test_no_texts_at_all_are_refused_in_one_sentence(trained: Callable[..., kitune.Run]) -> None:
+    import pandas as pd
+
+    empty: list[Any] = [[], (), np.asarray([]), pd.Series([], dtype=str)]
+    for given in empty:
+        with pytest.raises(UserError, match="there are no texts"):
+            trained("single-label").predict(given)
+
+
+@pytest.mark.parametrize("text", ["lovely", "lovely film", "Lovely. A film and/or a book", "so. lovely"])
+def test_a_single_text_is_answered_with_a_list(trained: Callable[..., kitune.Run], text: str) -> None:
+    with pytest.raises(UserError) as caught:
+        trained("single-label").predict(text)
+    assert caught.value.fix.count("of texts, give a list") == 1
+
+
+@pytest.mark.parametrize("name", ["rows.csv", "owner/name", "owner/name:config@main"])
+def test_a_name_that_is_no_text_is_not(trained: Callable[..., kitune.Run], name: str) -> None:
+    with pytest.raises(UserError) as caught:
+        trained("single-label").predict(name)
+    assert "give a list" not in caught.value.fix
+
+
+def test_an_item_that_is_no_unicode_text_is_named(trained: Callable[..., kitune.Run]) -> None:
+    with pytest.raises(UserError, match=r"item 1 \(from 0\): 'bad \\ud800' is no Unicode text"):
+        trained("single-label").predict(["good", "bad \ud800"])
+
+
+def test_two_columns_of_one_name_are_refused(trained: Callable[..., kitune.Run], tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    model = trained("single-label").model
+    for names in (["text", "label", "text"], ["text", "label", "label"], ["text", "id", "id"]):
+        table = pa.table([["good film"], ["yes"], ["no"]], names=names)
+        pq.write_table(table, tmp_path / "rows.parquet")
+        for ask in (
+            model.predict,
+            lambda data: replace(model, data=model.data.model_copy(update={"text": None})).predict(data),
+            lambda data: model.evaluate(data, baselines=False),
+            lambda data: predict_file(model, read_table(data), None, columns=["text"]),
+        ):
+            with pytest.raises(UserError, match=f"two columns are called '{names[2]}'"):
+                ask(tmp_path / "rows.parquet")
+
+
+def test_kept_numbers_that_are_none_are_null_in_json_lines(trained: Callable[..., kitune.Run], tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    nested = [{"ranks": [1.0, float("inf")]}, {"ranks": [float("nan")]}]
+    table = pa.table({"text": ["good", "bad"], "price": [1.5, float("nan")], "more": nested})
+    pq.write_table(table, tmp_path / "rows.parquet")
+    keep = ("--keep", "price", "--keep", "more")
+    run_command(
+        "predict", trained("single-label").folder, tmp_path / "rows.parquet", "--out", tmp_path / "a.jsonl", *keep
+    )
+    strict: dict[str, Any] = {"parse_constant": lambda word: pytest.fail(word)}
+    found = [json.loads(line, **strict) for line in (tmp_path / "a.jsonl").read_text().splitlines()]
+    assert [row["price"] for row in found] == [1.5, None]
+    assert [row["more"] for row in found] == [{"ranks": [1.0, None]}, {"ranks": [None]}]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"problem_type": "regression", "id2label": {0: "a", 1: "b"}}, "it gives 2 numbers a row"),
+        ({"id2label": {0: "ok", 1: "ok"}}, r"two of its labels are called 'ok'(.|\n)*id2label of .*config\.json"),
+    ],
+)
+def test_a_folder_whose_outputs_have_no_names_of_their_own_is_refused(
+    trained: Callable[..., kitune.Run], tmp_path: Path, changes: dict[str, Any], said: str
+) -> None:
+    folder = shutil.copytree(trained("single-label") / "best", tmp_path / "plain")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | changes))
+    with pytest.raises(UserError, match=said):
+        kitune.load(folder)
+
+
+def test_header_only_on_standard_input_is_a_mistake(
+    trained: Callable[..., kitune.Run], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for options in ((), ("--set", "data.format=csv")):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"text,id\n")))
+        run_command("predict", trained("single-label").folder, "-", *options, code=2)
+        assert "standard input: it has no rows" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,7 @@ def test_a_dataset_dict_brings_its_parts(tmp_path: Path, tiny_model: Path, rows:
 
 
 def test_a_dict_of_tables_without_train_is_refused(tiny_model: Path, rows: Rows) -> None:
-    with pytest.raises(UserError, match="no part 'train' among test"):
+    with pytest.raises(UserError, match="there are rows for test and none to learn from"):
         kitune.train({"test": rows("single-label", 24)}, model=str(tiny_model))
 
 
@@ -250,6 +250,17 @@ def test_a_flag_counts_more_than_a_file_and_a_set_more_than_a_flag(
     assert pq.read_table(tmp_path / "run" / "predictions" / "valid.parquet").num_rows == 10
     found = kitune.doctor(tmp_path / "rows.jsonl", model=tiny_model, config=tmp_path / "mine.yaml", text="text")
     assert "duplicates" not in {one.code for one in found}
+
+
+def test_a_set_counts_more_than_a_flag_in_predict_too(
+    tiny_model: Path, rows: Callable[..., Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = kitune.train(rows("single-label", 24), model=tiny_model, out=tmp_path / "run", options={"train.epochs": 1})
+    (tmp_path / "rows.csv").write_text("text,body\ngood,bad\n")
+    with pytest.raises(SystemExit) as stopped:
+        main(["predict", str(run.folder), str(tmp_path / "rows.csv"), "--text", "text", "--set", "data.text=nope"])
+    assert stopped.value.code == 2
+    assert "there is no column 'nope'" in capsys.readouterr().err
 
 
 def test_a_trial_run_takes_the_rows_and_the_task_that_it_is_told(

@@ -64,7 +64,7 @@ def parsed_blocks(
         lines = line + np.searchsorted(ends, begins)
         opens_file, line = line == 1, line + len(ends)
         bytes_of = np.frombuffer(block, np.uint8)
-        # An empty line is no row, here and for Arrow.
+        # Of several columns an empty line is no row, here and for Arrow.
         empty = (row_ends == begins) | ((row_ends == begins + 1) & (bytes_of[begins] == RETURN))
         first = 0
         if opens_file:
@@ -75,6 +75,8 @@ def parsed_blocks(
             elif block.startswith(BOM):
                 first = len(BOM)
         assert names is not None
+        if len(names) == 1 and empty[int(opens_file and has_header) :].any():
+            raise NotPlain  # an empty cell, unless nothing follows it
         batch = parsed(block, first, names, delimiter)
         lines = lines[~empty]
         if len(lines) != batch.num_rows:

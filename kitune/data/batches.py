@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kitune.data.encode import Encoded
 from kitune.data.table import Rows
+from kitune.errors import UserError
 
 # The bucketed sampler sorts pools of so many updates by length: like lengths together, still another order every epoch.
 POOL_UPDATES = 50
@@ -109,8 +110,28 @@ class Batch:
         return torch.stack([part.mean(dim=0) for part in torch.split(logits.float(), self.counts)])
 
 
+def padding_id(tokenizer: Any, network: Any) -> int:
+    """The token that fills up shorter rows: the network's, or else the tokenizer's, of which the network is then told.
+
+    In this order, because a decoder with a head (GPT-2) finds the last token of a row by its own; the others have a mask.
+
+    Raises:
+        UserError: neither of them has one.
+    """
+    known = (getattr(network.config, "pad_token_id", None), tokenizer.pad_token_id)
+    found: int | None = next((token for token in known if token is not None and token >= 0), None)
+    if found is None:
+        raise UserError(
+            f"{tokenizer.name_or_path}: neither its config.json nor its tokenizer names a padding token, and rows of a batch "
+            "are filled up with one",
+            fix="set config.pad_token_id to tokenizer.eos_token_id, or to another one that ends no text, and save it there",
+        )
+    network.config.pad_token_id = found
+    return found
+
+
 def collate(encoded: Encoded, rows: Sequence[int] | Rows, *, pad_id: int, device: torch.device) -> Batch:
-    """`rows` as one padded batch on `device`."""
+    """`rows` as one padded batch on `device`, shorter rows filled up behind, or in front where `encoded` says so."""
     sequences, counts = np.asarray(rows), None
     if encoded.first is not None:
         begins, ends = encoded.first[sequences], encoded.first[sequences + 1]
@@ -118,9 +139,10 @@ def collate(encoded: Encoded, rows: Sequence[int] | Rows, *, pad_id: int, device
         counts = (ends - begins).tolist()
     starts = encoded.starts[sequences]
     lengths = encoded.starts[sequences + 1] - starts
-    positions = np.arange(int(lengths.max()))
-    present = positions[None, :] < lengths[:, None]
-    where = starts[:, None] + np.where(present, positions[None, :], 0)
+    longest = int(lengths.max())
+    positions = np.arange(longest)[None, :] - (longest - lengths[:, None] if encoded.fills_front else 0)
+    present = (positions >= 0) & (positions < lengths[:, None])
+    where = starts[:, None] + np.where(present, positions, 0)
 
     def padded(flat: NDArray[np.int32] | NDArray[np.uint8], pad: int) -> Tensor:
         return torch.from_numpy(np.where(present, flat[where], pad).astype(np.int64)).to(device, non_blocking=True)

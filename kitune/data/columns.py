@@ -93,7 +93,6 @@ def choose_columns(table: Table, options: DataOptions) -> tuple[Columns, list[st
     Raises:
         UserError: a named column is not there or holds no texts, or nothing can be guessed.
     """
-    require_own_names(table)
     told = (*(options.text or ()), options.label, options.id, options.weight, options.group)
     named = [name for name in told if name is not None]
     require_columns(table, named)
@@ -126,7 +125,8 @@ def require_own_names(table: Table) -> None:
 
 
 def require_columns(table: Table, names: Sequence[str]) -> None:
-    """Refuse a name that `table` lacks, with the nearest that it has."""
+    """Refuse a name that `table` lacks, with the nearest that it has, and one that two columns have."""
+    require_own_names(table)
     for name in names:
         if name not in table.columns:
             near = difflib.get_close_matches(name, table.columns, n=1)
@@ -162,6 +162,7 @@ def distinct(table: Table, column: str) -> int:
 
 def guess_text(table: Table, taken: set[str | None]) -> tuple[str, ...]:
     """A known pair of names, a known single name, else the column with the longest strings."""
+    require_own_names(table)
     free = [name for name in table.columns if name not in taken and is_text(table, name)]
     by_name = {name.strip().lower(): name for name in free}
     for first, second in PAIR_NAMES:

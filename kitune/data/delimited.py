@@ -244,6 +244,8 @@ def quotes_enclose_fields(lines: Callable[[], Iterator[str]], delimiter: str) ->
 def numbered_rows(reader: Any, source: str, *, header: bool, ragged: bool) -> Iterator[tuple[int, dict[str, str]]]:
     """(line on which the row begins, its cells) of a csv reader.
 
+    An empty line is no row; in a file of one column it is an empty cell, as awk and Excel write it, unless it ends the file.
+
     Raises:
         UserError: two columns have one name, or a row has more fields than the first or fewer, unless it may be ragged.
     """
@@ -261,9 +263,13 @@ def numbered_rows(reader: Any, source: str, *, header: bool, ragged: bool) -> It
         )
     if not header:
         yield line, dict(zip(names, first, strict=True))
-    begin = reader.line_num + 1
+    begin, empty = reader.line_num + 1, list[int]()
     for cells in reader:
-        if cells:  # an empty line is no row
+        if not cells and len(names) == 1:
+            empty.append(begin)
+        elif cells:
+            yield from ((line, {names[0]: ""}) for line in empty)
+            empty.clear()
             if len(cells) != len(names) and not ragged:
                 raise UserError(
                     f"{source}, line {begin}: {numbered(len(cells), 'field')} where "

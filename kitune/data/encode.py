@@ -46,6 +46,7 @@ class Encoded:
         first: (rows + 1,) int64; row i has the sequences from `first[i]` to `first[i + 1]`. None: one each.
         labels: as the task's loss takes them (see `label_array`), or None.
         weights: (rows,) float32, or None where every row weighs the same.
+        fills_front: the shorter sequences of a batch are filled up in front (see `fills_front`).
     """
 
     input_ids: NDArray[np.int32]
@@ -54,6 +55,7 @@ class Encoded:
     first: NDArray[np.int64] | None = None
     labels: NDArray[np.int64] | NDArray[np.float32] | None = None
     weights: NDArray[np.float32] | None = None
+    fills_front: bool = False
 
     def __len__(self) -> int:
         return len(self.bounds) - 1
@@ -70,7 +72,7 @@ class Encoded:
 
     def sequences(self) -> "Encoded":
         """Each sequence as a row of its own, without labels."""
-        return Encoded(self.input_ids, self.starts, self.token_type_ids)
+        return Encoded(self.input_ids, self.starts, self.token_type_ids, fills_front=self.fills_front)
 
     def of_rows(self, outputs: NDArray[np.float32]) -> NDArray[np.float32]:
         """What each row has on the average of its sequences: (sequences, outputs) -> (rows, outputs)."""
@@ -276,6 +278,8 @@ def encode(
     They are memory-mapped, with `cache` from a folder that is named by all that decides them.
     """
 
+    front = fills_front(tokenizer)
+
     def write(folder: Path) -> None:
         write_ids(encoded_slices(table, text, tokenizer, max_length, long_texts), folder)
         forget_last_call(tokenizer)
@@ -287,10 +291,19 @@ def encode(
                 write(Path(place))
             except OSError as error:
                 raise not_written(Path(place).parent, error, fix=f"make room there, or {ELSEWHERE}") from None
-            return read_ids(Path(place))
+            return replace(read_ids(Path(place)), fills_front=front)
     fit = str(max_length) if long_texts.how == "cut" else repr((max_length, long_texts))
     key = content_key(table.fingerprint(text), tokenizer_content(tokenizer), fit)
-    return read_ids(kept_ids(key, write))
+    return replace(read_ids(kept_ids(key, write)), fills_front=front)
+
+
+def fills_front(tokenizer: Any) -> bool:
+    """Whether shorter sequences are filled up in front: the tokenizer does, and the last token is the one that heads read.
+
+    So it is with XLNet. Elsewhere they are filled up behind, whatever the tokenizer says: GPT-2 counts positions from the
+    first place, filled or not, and its tokens do not see what follows them.
+    """
+    return bool(tokenizer.padding_side == "left" and tokenizer("")["input_ids"][-1:] == [tokenizer.cls_token_id])
 
 
 def kept_ids(key: str, write: Callable[[Path], None]) -> Path:

@@ -16,6 +16,7 @@ from kitune.config import TaskName
 from kitune.data.columns import refuse_rows
 from kitune.data.table import Table, kind_of
 from kitune.errors import UserError, command, numbered
+from kitune.findings import allowing
 
 SEPARATORS = ("|", ";", ",")
 # The separator of cells that are lists as Python or JSON writes them, `['a', 'b']`: so pandas writes lists to CSV.
@@ -198,12 +199,14 @@ def label_array(
     separator: str = "auto",
     ordered: bool = True,
     trained: bool = False,
+    allowed: Iterable[str] = (),
 ) -> NDArray[np.int64] | NDArray[np.float32]:
     """The labels as the task's loss takes them.
 
     Args:
         ordered: the order of the names was told, so that a number may say its place among them.
         trained: the labels are those of a finished model, which no option adds one to.
+        allowed: codes of the doctor's findings that pass.
 
     Returns:
         single-label: (rows,) int64 positions in `names`; multi-label: (rows, names) float32 of 0 and 1;
@@ -232,7 +235,7 @@ def label_array(
             for label in labels:
                 hot[row, place_of(row, label)] = 1.0
         return hot
-    fix = "label them, or drop them (a training does so with --set 'doctor.allow=[missing-labels]')"
+    fix = f"label them, or drop them (a training does so with {allowing('missing-labels', allowed)})"
     refuse_rows(table, unlabelled_rows(values), f"no label in column {column!r}", fix)
     if task == "regression":
         numbers = [number_in(str(value)) for value in values]

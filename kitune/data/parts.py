@@ -1,8 +1,9 @@
 """The parts of a data set, train, valid and test: read, their columns and labels understood, one of them split off."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +29,7 @@ from kitune.data.sources import PARTS, parts_in, read_part
 from kitune.data.split import limit, split, text_keys
 from kitune.data.table import Rows, Table
 from kitune.errors import UserError, command, numbered
-from kitune.findings import Finding, about_rows
+from kitune.findings import Finding, about_rows, allowing
 
 SCORED_SEED = 1
 # How a table of the hub says that a row has no label, once it is written to CSV.
@@ -82,7 +83,13 @@ class Parts:
         """The labels of a table with the parts' columns."""
         assert self.columns.label is not None
         return label_array(
-            table, self.columns.label, self.task, self.names, separator=self.separator, ordered=self.ordered
+            table,
+            self.columns.label,
+            self.task,
+            self.names,
+            separator=self.separator,
+            ordered=self.ordered,
+            allowed=self.options.doctor.allow,
         )
 
     @property
@@ -127,7 +134,7 @@ def read_parts(
     found: list[Finding] = []
     if task != "multi-label" and (examined or "missing-labels" in options.doctor.allow):
         for part, table in tables.items():
-            tables[part], finding = with_labels_alone(table, columns.label, part)
+            tables[part], finding = with_labels_alone(table, columns.label, part, options.doctor.allow)
             found += [finding] if finding else []
         unlearnable = len(tables["train"]) == 0 and task != "regression"  # which is told below, or is a finding
         if empty := [part for part, table in tables.items() if not len(table) and not unlearnable]:
@@ -212,13 +219,13 @@ def told_names(train: Table, label: str, options: RunOptions) -> tuple[str, ...]
     return options.data.labels or train.classes.get(label) or None
 
 
-def with_labels_alone(table: Table, label: str, part: str) -> tuple[Table, Finding | None]:
-    """The rows that have a label, and the finding about the others."""
+def with_labels_alone(table: Table, label: str, part: str, allowed: Sequence[str]) -> tuple[Table, Finding | None]:
+    """The rows that have a label, and the finding about the others, beside those that are allowed."""
     missing = unlabelled_rows(table.values(label))
     if not missing:
         return table, None
     says = f"{numbered(len(missing), 'row')} without a label in column {label!r}"
-    fix = "label them, or drop them: --set 'doctor.allow=[missing-labels]'"
+    fix = f"label them, or drop them: {allowing('missing-labels', allowed)}"
     return table.take(np.delete(np.arange(len(table)), missing)), about_rows(
         "missing-labels", says, fix, part, table, missing
     )
@@ -236,7 +243,11 @@ def read_tables(options: RunOptions, sources: Mapping[str, Source]) -> dict[str,
         raise UserError("there is no training data", fix=f"kitune train DATA, with a file: {FORMATS}")
     held = parts_in(named["train"])
     if "train" not in held:
-        raise UserError(f"data: no part 'train' among {', '.join(held)}", fix="give data={'train': ...}")
+        in_file = isinstance(named["train"], str | Path)
+        raise UserError(
+            f"{named['train'] if in_file else 'data'}: there are rows for {', '.join(held)} and none to learn from",
+            fix="name the file of those: kitune train FILE" if in_file else "give data={'train': ...}",
+        )
     tables = {}
     for part in PARTS:
         if part != "train" and named[part] is not None:

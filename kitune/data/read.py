@@ -70,6 +70,11 @@ def read_table(source: Source, *, layout: Layout = USUAL, name: str = "data", ot
         table = joined([read_file(path, layout, otherwise) for path in source])
     else:
         table = with_strings(from_python(source, name))
+    return with_rows(table)
+
+
+def with_rows(table: Table) -> Table:
+    """The table; refuses one without rows."""
     if not len(table):
         raise UserError(f"{table.source}: it has no rows", fix="give data with at least one row under the header")
     return table
@@ -168,8 +173,8 @@ def read_stream(stream: BinaryIO, text: Sequence[str], layout: Layout = USUAL) -
     with spooled(stream) as path:
         file = File(path, "standard input", layout.format)
         if layout.format != "auto":
-            return read_rows(file, layout, "auto")
-        return in_its_encoding(file, layout, partial(read_shown, text=text), "auto")
+            return with_rows(read_rows(file, layout, "auto"))
+        return with_rows(in_its_encoding(file, layout, partial(read_shown, text=text), "auto"))
 
 
 def read_shown(file: File, layout: Layout, *, text: Sequence[str]) -> Table:
@@ -260,7 +265,7 @@ def encoding_notes(file: File, encoding: str, told: str) -> tuple[str, ...]:
 def nearby_files(path: Path) -> str:
     """A hint at files of a like name."""
     if " " in path.name and not path.suffix:
-        return "check the path; of texts, give a list"
+        return "check the path; of texts, give a list, or send them: echo ... | kitune predict RUN -"
     folder = path.parent if path.parent.is_dir() else Path()
     try:
         near = difflib.get_close_matches(path.name, [child.name for child in folder.iterdir()], n=1)

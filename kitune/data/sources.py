@@ -81,6 +81,11 @@ def parts_in_folder(folder: Path) -> dict[str, Source]:
                 )
         if files:
             return {part: paths[0] if len(paths) == 1 else tuple(paths) for part, paths in files.items()}
+    if any((folder / name).exists() for name in ("record.json", "repeats.json", "config.json")):
+        raise UserError(
+            f"{folder}: a run or a model, not data",
+            fix=f"give a file of rows: {FORMATS}; --model takes a run or a model",
+        )
     inside = sorted(child.name for place in places for child in place.iterdir() if ending_of(child.name) in READERS)
     raise UserError(
         f"{folder}: a folder without train.*, valid.* or test.*"

@@ -152,6 +152,25 @@ def assemble(rows: Iterable[tuple[int, Mapping[str, Any]]], source: str) -> Tabl
     return Table(data, source, np.frombuffer(lines, dtype=np.int64) if lines else np.zeros(0, dtype=np.int64))
 
 
+def is_missing(value: Any) -> bool:
+    """Whether a value of Python says that there is none: None, NaN, or what pandas has for them."""
+    try:
+        return value is None or bool(value != value)
+    except TypeError:  # pandas' NA, which is neither equal to itself nor unequal
+        return True
+    except ValueError:  # an array
+        return False
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text is one that files and columns hold: half of a surrogate pair is not."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def arrow_column(values: list[Any]) -> pa.Array:
     """`values` as a column. Strings go past `pa.array`, which imports pandas where it is installed: 0.3 to 0.5 s."""
     kinds = set(map(type, values))

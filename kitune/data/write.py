@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from kitune.errors import NO_ROOM, UserError
+from kitune.metrics import without_nan
 
 Write: TypeAlias = Callable[[pa.Table], None]
 
@@ -100,7 +101,8 @@ def json_lines_writer(path: Path, encoding: str) -> Iterator[Write]:
 
         def write(rows: pa.Table) -> None:
             for row in rows.to_pylist():
-                file.write(json.dumps(row, ensure_ascii=False, default=str) + "\n")  # days and decimals as their text
+                line = json.dumps(without_nan(row), ensure_ascii=False, default=str)  # days and decimals as their text
+                file.write(line + "\n")
 
         yield write
 

@@ -59,7 +59,13 @@ class OwnMetrics:
     folder: Path | None = None
 
     def __call__(
-        self, task: TaskName, logits: NDArray[np.float32], labels: NDArray[Any], input_ids: Callable[[], NDArray[Any]]
+        self,
+        task: TaskName,
+        logits: NDArray[np.float32],
+        labels: NDArray[Any],
+        input_ids: Callable[[], NDArray[Any]],
+        *,
+        heard: bool = True,
     ) -> Metrics:
         """The user's metrics by name.
 
@@ -68,6 +74,7 @@ class OwnMetrics:
             labels: as `label_array` gives them; the function gets (rows,) positions, (rows, labels) floats of 0 and 1, or
                 (rows,) numbers.
             input_ids: gives (rows, tokens), where the function wants inputs.
+            heard: what the function prints goes to standard error, for standard output has answers only; else nowhere.
 
         Raises:
             UserError: the function fails, or gives something else than numbers by name.
@@ -81,7 +88,7 @@ class OwnMetrics:
             losses=row_losses(task, logits, labels) if "loss" in self.wanted else None,
         )
         try:
-            with importable(self.folder):
+            with importable(self.folder), redirect_stdout(sys.stderr if heard else io.StringIO()):
                 found = self.function(told)
         except Exception as error:  # whatever the user's code raises
             raise UserError(
@@ -105,7 +112,7 @@ class OwnMetrics:
             "multi-label": np.eye(num_outputs, dtype=np.float32)[positions],
             "regression": generator.normal(size=(rows, 1)).astype(np.float32),
         }
-        return list(self(task, logits, labels[task], lambda: np.full((rows, 4), 100, dtype=np.int64)))
+        return list(self(task, logits, labels[task], lambda: np.full((rows, 4), 100, dtype=np.int64), heard=False))
 
 
 def own_metrics(options: TrainOptions, given: MetricsFunction | None) -> OwnMetrics | None:
@@ -135,7 +142,7 @@ def loaded(asked: MetricsFunction | str | Path, wanted: frozenset[str]) -> OwnMe
     module = importlib.util.module_from_spec(spec)
     try:
         sys.modules[spec.name] = module  # where dataclasses look for it
-        with importable(path.parent):
+        with importable(path.parent), redirect_stdout(sys.stderr):
             spec.loader.exec_module(module)
     except Exception as error:
         said = f"{type(error).__name__}: {' '.join(str(error).split())}"
@@ -183,19 +190,19 @@ def own_measure(own: OwnMetrics, answered: Answered, encoded: Encoded) -> Measur
         UserError: the function fails on the rows as they are.
     """
 
-    def call(rows: Rows) -> Metrics:
-        return own(answered.task, answered.logits[rows], answered.labels[rows], lambda: filled_ids(encoded, rows))
+    def call(rows: Rows, heard: bool) -> Metrics:
+        logits, labels = answered.logits[rows], answered.labels[rows]
+        return own(answered.task, logits, labels, lambda: filled_ids(encoded, rows), heard=heard)
 
     all_rows, began = np.arange(len(answered)), time.perf_counter()
-    first = call(all_rows)
+    first = call(all_rows, True)
     slow = time.perf_counter() - began > SLOW_CALL
 
     def found(weights: Weights) -> Metrics:
         if (weights == 1).all():
             return first
         try:
-            with redirect_stdout(io.StringIO()):  # what it prints, it printed of the rows as they are
-                return call(np.repeat(all_rows, weights.astype(np.int64)))
+            return call(np.repeat(all_rows, weights.astype(np.int64)), False)
         except UserError:
             return {}
 

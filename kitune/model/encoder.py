@@ -123,7 +123,8 @@ def model_folder(name: str, revision: str | None = None, *, which: str = "best")
             fix="give a folder that from_pretrained loads, a finished run, or starter",
         )
     if path.is_file():
-        raise UserError(f"{path}: a file, not a model", fix="give the folder that holds config.json, or starter")
+        fix = "give the folder of a run, or the one that holds config.json; it comes before the data"
+        raise UserError(f"{path}: a file, not a model", fix=fix)
     if name.count("/") > 1 or name.startswith((".", "/", "~")):
         raise UserError(f"{name}: there is no such folder", fix="check the path; --model starter needs none")
     return hub_folder(name, revision)
@@ -198,7 +199,9 @@ def with_safetensors(folder: Path) -> tuple[Path, str | None]:
         fix = "somebody has put it there: take the weights from the run's last checkpoint, or train it again"
         raise UserError(f"{old}: kitune writes no pickles, and reads none in a run", fix=fix)
     status = old.stat()
-    key = content_key(str(old.resolve()), str(status.st_size), str(status.st_mtime_ns))
+    # By their content: two revisions of the hub share a file of weights and may have different tokenizers.
+    small = [f"{file.name} {hashlib.sha256(file.read_bytes()).hexdigest()}" for file in small_files(folder)]
+    key = content_key(str(old.resolve()), str(status.st_size), str(status.st_mtime_ns), *small)
     target = cache_folder() / "converted" / key
     new = not target.exists()
     try:
@@ -209,6 +212,11 @@ def with_safetensors(folder: Path) -> tuple[Path, str | None]:
             fix="make room, or set HF_HOME to a folder that can be written",
         ) from None
     return target, f"{old} converted to safetensors, once, into {target}" if new else None
+
+
+def small_files(folder: Path) -> list[Path]:
+    """What a model has besides its weights."""
+    return sorted(file for file in folder.iterdir() if file.is_file() and any(map(file.match, SMALL_FILES)))
 
 
 def convert(folder: Path, old: Path, staging: Path) -> None:
@@ -226,9 +234,8 @@ def convert(folder: Path, old: Path, staging: Path) -> None:
         name.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias"): tensor.clone()
         for name, tensor in state.items()
     }
-    for file in folder.iterdir():
-        if file.is_file() and file.suffix in {".json", ".txt", ".model", ".jinja"}:
-            shutil.copyfile(file, staging / file.name)
+    for file in small_files(folder):
+        shutil.copyfile(file, staging / file.name)
     save_file(
         {name: tensor.contiguous() for name, tensor in renamed.items()}, staging / "model.safetensors", {"format": "pt"}
     )
@@ -245,13 +252,14 @@ def load_tokenizer(folder: Path) -> Any:
         told["do_lower_case"] = not any(token.isascii() and token[:1].isupper() for token in tokens)
     with quiet_transformers():
         try:
-            tokenizer = AutoTokenizer.from_pretrained(folder, **told)
+            tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False, **told)
         except ImportError as error:  # of Japanese, the words are told apart by a library
             reason = " ".join(str(error).split())[:200]
             raise UserError(
                 f"{folder}: its tokenizer does not load: {reason}", fix="pip install 'kitune[ja]', or that package"
             ) from None
         except (OSError, ValueError, KeyError) as error:
+            refuse_own_code(error, folder)
             reason = " ".join(str(error).split())[:200]
             raise UserError(
                 f"{folder}: its tokenizer does not load: {reason}", fix="put the tokenizer's files there"
@@ -267,11 +275,21 @@ def load_config(folder: Path) -> Any:
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(folder)
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
+        refuse_own_code(error, folder)
         reason = " ".join(str(error).split())[:200]
         raise UserError(
             f"{folder / 'config.json'}: not a model's config: {reason}", fix="download the model again"
+        ) from None
+
+
+def refuse_own_code(error: Exception, folder: Path) -> None:
+    """Say of a model that brings Python files that nobody runs them; without an answer transformers would ask the user."""
+    if "trust_remote_code" in str(error):
+        raise UserError(
+            f"{folder}: it needs code of its own, which kitune does not run",
+            fix="choose an encoder whose kind transformers has, such as starter",
         ) from None
 
 
@@ -311,11 +329,17 @@ def load_pretrained(
     config.problem_type = TASKS[task].problem_type
     if dropout is not None:
         set_dropout(config, dropout)
-    torch.manual_seed(seed)
     try:
-        with quiet_transformers(), scipy_when_called():
+        # The caller's random numbers go on as if nothing had been drawn here.
+        with quiet_transformers(), scipy_when_called(), torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
             network, report = AutoModelForSequenceClassification.from_pretrained(
-                folder, config=config, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True
+                folder,
+                config=config,
+                dtype=torch.float32,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,
+                trust_remote_code=False,
             )
     except (SafetensorError, OSError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
@@ -324,19 +348,22 @@ def load_pretrained(
             fix="download the model again; of a run, use last/ (--which last), or train again with another --out",
         ) from None
     except ValueError as error:
+        refuse_own_code(error, folder)
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"{folder}: not a text encoder: {reason}", fix="choose an encoder, such as starter") from None
     prefix = network.base_model_prefix + "."
-    # A head without label names of its own says nothing about these labels, whatever its size.
+    # A head without label names of its own may have another size.
     mismatched = [item for item in sorted(report["mismatched_keys"]) if old_names or item[0].startswith(prefix)]
     refuse_other_sizes(mismatched, folder)
     said += missing_weights(network, sorted(report["missing_keys"]), folder)
     head_is_new = len(mismatched) < len(report["mismatched_keys"]) or any(
         not name.startswith(prefix) for name in report["missing_keys"]
     )
-    if not head_is_new and loaded_names != list(names):
-        said += map_head(network, loaded_names, names, seed)
-        head_is_new = not set(loaded_names) & set(names)
+    # Outputs that nobody has named are no class of these rows; a number is a number.
+    in_file = loaded_names if old_names or task == "regression" else placeholders(len(names))
+    if not head_is_new and in_file != list(names):
+        said += map_head(network, in_file, names, seed)
+        head_is_new = not set(in_file) & set(names)
     network.config.id2label = wanted
     network.config.label2id = {name: i for i, name in wanted.items()}
     network.config.num_labels = len(names) if task != "regression" else 1
@@ -364,18 +391,23 @@ def load_encoder(folder: Path) -> tuple[Any, Any]:
 
     folder, _ = with_safetensors(folder)
     with quiet_transformers(), scipy_when_called():
-        return AutoModel.from_pretrained(folder, dtype=torch.float32), load_tokenizer(folder)
+        return AutoModel.from_pretrained(folder, dtype=torch.float32, trust_remote_code=False), load_tokenizer(folder)
 
 
 def trained_names(config: Any) -> list[str] | None:
     """The label names that a config carries from an earlier training, None where they are transformers' placeholders."""
     names = [str(name) for _, name in sorted(config.id2label.items())]
-    placeholders = names == [f"LABEL_{i}" for i in range(len(names))]
     return (
         None
-        if placeholders or not any("SequenceClassification" in kind for kind in config.architectures or [])
+        if names == placeholders(len(names))
+        or not any("SequenceClassification" in kind for kind in config.architectures or [])
         else names
     )
+
+
+def placeholders(count: int) -> list[str]:
+    """What transformers calls outputs that nobody has named."""
+    return [f"LABEL_{place}" for place in range(count)]
 
 
 def set_dropout(config: Any, share: float) -> None:

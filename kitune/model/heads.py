@@ -1,10 +1,14 @@
-"""The classification head: mapped from an earlier run by label names, or started at the shares of the labels."""
+"""The head: mapped from an earlier run by label names, started at the shares of the labels, or at a number's own scale."""
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 
 from kitune.config import TaskName
 from kitune.errors import UserError, numbered
@@ -82,3 +86,60 @@ def start_at_priors(network: Any, task: TaskName, shares: Sequence[float]) -> No
         values = values.clamp(1e-4, 1 - 1e-4).logit()
     with torch.no_grad():
         layer.bias.copy_(values)
+
+
+@dataclass(frozen=True)
+class LabelScale:
+    """What a regression learns: (label - shift) / unit, because a network's rates and its bf16 suit numbers around 1.
+
+    Its files hold outputs in the labels' own unit. `unit` is a power of two, so that weights which are written and read again
+    are the same to the last bit; a bias is not, which `shift` is added to, and is therefore kept beside them.
+
+    Attributes:
+        layer: the output layer's name.
+        shift: 0 where that layer has no bias.
+    """
+
+    layer: str
+    shift: float
+    unit: float
+
+    @classmethod
+    def of(cls, network: Any, labels: NDArray[Any]) -> "LabelScale":
+        """The scale of train's labels, (rows, 1): their mean, and the power of two that is nearest below their spread."""
+        name, layer = output_layer(network)
+        spread = float(labels.std(dtype=np.float64))
+        unit = 2.0 ** math.floor(math.log2(spread)) if spread > 0 else 1.0
+        return cls(name, 0.0 if layer.bias is None else float(np.float32(labels.mean(dtype=np.float64))), unit)
+
+    @property
+    def bias(self) -> str:
+        """The name of the output layer's bias."""
+        return f"{self.layer}.bias"
+
+    def begin(self, network: Any, *, new: bool) -> None:
+        """Let a network whose outputs are in the labels' unit learn; a new head's weights are in none yet."""
+        layer = network.get_submodule(self.layer)
+        with torch.no_grad():
+            if not new:
+                layer.weight.div_(self.unit)
+            if layer.bias is not None:
+                layer.bias.sub_(self.shift).div_(self.unit)
+
+    def learned(self, labels: Tensor) -> Tensor:
+        """Labels as they are learned."""
+        return (labels - self.shift) / self.unit
+
+    def told(self, outputs: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Outputs, (rows, 1), in the labels' unit."""
+        return outputs * np.float32(self.unit) + np.float32(self.shift)
+
+    def written(self, name: str, weight: Tensor) -> Tensor:
+        """A weight as it is written: of the output layer, in the labels' unit."""
+        if name == self.bias:
+            return weight * self.unit + self.shift
+        return weight * self.unit if name == f"{self.layer}.weight" else weight
+
+    def read(self, name: str, weight: Tensor) -> Tensor:
+        """The inverse of `written`, but for the bias."""
+        return weight / self.unit if name == f"{self.layer}.weight" else weight

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from kitune.model.heads import LabelScale
+
 
 def cross_entropy_sum(
     logits: Tensor,
@@ -40,9 +42,15 @@ def binary_cross_entropy_sum(logits: Tensor, labels: Tensor, weights: Tensor | N
     return losses.sum() if weights is None else (losses * weights).sum()
 
 
-def squared_error_sum(logits: Tensor, labels: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Summed squared error of regression rows: logits and labels (rows, 1)."""
-    losses = (logits.float() - labels).square().mean(dim=1)
+def squared_error_sum(
+    logits: Tensor, labels: Tensor, weights: Tensor | None = None, *, scale: LabelScale | None = None
+) -> Tensor:
+    """Summed squared error of regression rows: logits and labels (rows, 1).
+
+    Args:
+        scale: in which the labels are learned.
+    """
+    losses = (logits.float() - (labels if scale is None else scale.learned(labels))).square().mean(dim=1)
     return losses.sum() if weights is None else (losses * weights).sum()
 
 

@@ -91,10 +91,14 @@ def require_rows(network: Any, token_ids: Iterable[NDArray[Any]]) -> None:
 def use_rows(network: Any, token_ids: Iterable[NDArray[Any]]) -> bool:
     """Let the network's word embeddings have rows for these token ids alone, where that leaves much out; whether it does.
 
-    A special token may have no embedding, if no text holds it.
+    A special token may have no embedding, if no text holds it. A table that scales what it gives (Gemma's, mBART's), or that
+    other layers share (BART's), stays whole.
     """
     embedding = word_embedding(network.base_model)
-    if embedding is None or not embedding.weight.requires_grad:
+    if type(embedding) is not nn.Embedding or not embedding.weight.requires_grad:
+        return False
+    weights = [weight for _, weight in network.named_parameters(remove_duplicate=False)]
+    if sum(weight is embedding.weight for weight in weights) > 1:
         return False
     seen = np.zeros(embedding.num_embeddings, dtype=bool)
     for ids in token_ids:

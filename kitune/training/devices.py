@@ -14,7 +14,7 @@ from torch import Tensor
 
 from kitune.config import EngineOptions, Precision
 from kitune.errors import UserError, command, numbered
-from kitune.notebook import speech
+from kitune.notebook import say
 
 Made = TypeVar("Made")
 
@@ -71,9 +71,9 @@ class Machine:
         return make() if made is None else made
 
     def say(self, sentence: str) -> None:
-        """Say a sentence once, beside the bars."""
+        """Say a sentence once."""
         if self.is_first:
-            print(sentence, file=speech(), flush=True)
+            say(sentence)
 
     def describe(self) -> str:
         """The sentence that is said at the start."""
@@ -114,12 +114,15 @@ def connect(options: EngineOptions, *, alone: bool = False) -> Machine:
         # Without cpu=True torchrun's processes stay unconnected on a CPU (accelerate 1.15).
         # The others wait while the first process reads and tokenizes: longer than the usual ten minutes, on large data.
         patience = InitProcessGroupKwargs(timeout=timedelta(hours=6))
-        accelerator = Accelerator(cpu=not on_cuda, kwargs_handlers=[patience])
+        launch = command("torchrun", "--nproc-per-node", world_size, "-m", "kitune", "train", "...")
+        try:
+            accelerator = Accelerator(cpu=not on_cuda, kwargs_handlers=[patience])
+        except (ValueError, RuntimeError) as error:  # WORLD_SIZE without the rest of what a launcher sets
+            problem = f"WORLD_SIZE={world_size} is set, and the processes do not find each other: {error}"
+            raise UserError(problem, fix=f"{launch}; or unset WORLD_SIZE") from None
         if accelerator.num_processes != world_size:
-            raise UserError(
-                f"{world_size} processes were started and {accelerator.num_processes} found each other",
-                fix=command("torchrun", "--nproc-per-node", world_size, "-m", "kitune", "train", "..."),
-            )
+            problem = f"{world_size} processes were started and {accelerator.num_processes} found each other"
+            raise UserError(problem, fix=launch)
     device = accelerator.device if accelerator else torch.device("cuda" if on_cuda else "cpu")
     threads = set_threads(options, world_size)
     if on_cuda and options.deterministic:

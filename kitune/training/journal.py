@@ -11,7 +11,7 @@ from tqdm import tqdm
 from tqdm.auto import tqdm as notebook_bar
 
 from kitune.metrics import without_nan
-from kitune.notebook import in_notebook, speech
+from kitune.notebook import in_notebook, say
 
 
 def resident_mb() -> float:
@@ -87,9 +87,9 @@ class Journal:
             staging.replace(self._log)
 
     def say(self, text: str) -> None:
-        """A line that does not tear the bar."""
+        """Say a line, once."""
         if self._writes:
-            tqdm.write(text, file=speech())
+            say(text)
 
     def close(self) -> None:
         """Close bar and file."""

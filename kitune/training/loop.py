@@ -20,6 +20,7 @@ from kitune.data.encode import Encoded
 from kitune.data.table import Rows
 from kitune.errors import UserError
 from kitune.metrics import Metrics, better, standard_error
+from kitune.model.heads import LabelScale
 from kitune.training.devices import Machine
 from kitune.training.journal import Journal
 from kitune.training.optimizer import FlatAdamW
@@ -107,6 +108,8 @@ class Training:
         mean_weight: of train's rows, with their classes' weights. An update's loss is divided by it times its rows, and not by
             their own weights: so a light row counts little also among light ones.
         valid_rows: that the weights are chosen on.
+        path: `fast`, `plain` as it was asked for, or why it is; another one draws other dropout masks.
+        scale: in which a regression learns its labels.
     """
 
     network: nn.Module
@@ -120,12 +123,14 @@ class Training:
     pad_id: int
     log_every: int
     valid_rows: int
+    path: str
+    scale: LabelScale | None
 
     def learning_rate(self, state: State) -> float:
         """The rate of the next update."""
         total = self.epochs.total_steps - state.decay_from
-        # Epochs on top of a finished run decay anew, without a second warm-up: the moments are warm.
-        warmup_steps = 0 if state.decay_from else math.ceil(total * self.options.warmup_share)
+        # Epochs on top of a finished run decay anew, without a second warm-up: the moments are warm. The last step learns.
+        warmup_steps = 0 if state.decay_from else min(math.ceil(total * self.options.warmup_share), max(0, total - 1))
         return learning_rate_at(
             state.step - state.decay_from,
             name=self.options.schedule,
@@ -198,6 +203,8 @@ def fit(
                     break
                 if not ends and falls_due(options.evaluate_every, state.step):  # the bar of valid took its place
                     journal.begin(epoch, "TRAIN", len(updates), state.step - (epochs.ends[epoch] - len(updates)))
+        if any(training.machine.gather([bool(received)])):  # during the last evaluation, whose state is saved
+            raise Interrupted(f"step {state.step}")
 
 
 def falls_due(every: str | int, step: int) -> bool:
@@ -221,7 +228,7 @@ def update(training: Training, state: State, rows: Rows, *, asked_to_end: bool =
     denominator = len(rows) * training.mean_weight
     divisor = denominator * (state.loss_scale if machine.precision == "fp16" else 1.0)
     scale = 1.0 / divisor if divisor else 1.0  # where all of train weighs nothing there is no gradient to divide
-    loss_sum = float(optimizer.loss)
+    loss_sum = float(optimizer.loss) * (training.scale.unit**2 if training.scale else 1.0)
     gradient_norm = optimizer.gradient_norm() * scale
     rate = training.learning_rate(state)
     loss_value = loss_sum / max(denominator, 1e-12)

@@ -113,6 +113,8 @@ def test_a_file_that_is_read_by_arrow_gives_what_the_csv_module_gives(
         "text,label\ra,1\r",
         "text,label\na\rb,1\n",
         "\ntext,label\na,1\n",
+        "text\na\n\nb\n",
+        "text\na\n\n",
         "",
     ],
 )

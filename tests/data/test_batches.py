@@ -1,16 +1,20 @@
+import copy
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from tokenizers import processors
 from transformers import AutoTokenizer
 
-from kitune.data.batches import BatchPlan, collate, micro_batches, plan_epoch
+from kitune.data.batches import BatchPlan, collate, micro_batches, padding_id, plan_epoch
 from kitune.data.encode import Encoded, encode
 from kitune.data.read import read_table
 from kitune.data.table import Rows
+from kitune.errors import UserError
 
 Sampler = Literal["bucketed", "random"]
 PLANS = [
@@ -134,6 +138,50 @@ def test_a_batch_is_padded_as_the_tokenizer_pads(tokenizer: Any, encoded: Encode
     for name, tensor in batch.inputs().items():
         assert tensor.dtype == own[name].dtype
         assert torch.equal(tensor, own[name])
+
+
+@pytest.mark.parametrize(
+    ("side", "last", "front"), [("left", "[CLS]", True), ("left", "[SEP]", False), ("right", "[CLS]", False)]
+)
+def test_a_batch_is_filled_up_in_front_where_the_tokenizer_does_so_and_its_cls_stands_last(
+    tokenizer: Any, side: str, last: str, front: bool
+) -> None:
+    other = copy.deepcopy(tokenizer)
+    other.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"$A [SEP] {last}:1",
+        special_tokens=[(sign, tokenizer.convert_tokens_to_ids(sign)) for sign in ("[SEP]", "[CLS]")],
+    )
+    other.padding_side = side
+    texts = ["good film " * n for n in (1, 9, 0, 4)]
+    encoded = encode(read_table([{"a": text} for text in texts]), ["a"], other, max_length=24, cache=False)
+    for ids in (encoded, encoded.sequences(), encoded.with_labels(np.arange(4))):
+        batch = collate(ids, [2, 0, 1], pad_id=other.pad_token_id, device=torch.device("cpu"))
+        own = other(
+            [texts[i] for i in (2, 0, 1)], padding=True, padding_side="left" if front else "right", return_tensors="pt"
+        )
+        assert batch.inputs().keys() == own.keys()
+        for name, tensor in batch.inputs().items():
+            assert torch.equal(tensor, own[name])
+
+
+@pytest.mark.parametrize(
+    ("of_network", "of_tokenizer", "expected"), [(4, 0, 4), (None, 4, 4), (-1, 4, 4), (0, None, 0)]
+)
+def test_network_and_tokenizer_agree_on_a_padding_id(
+    of_network: int | None, of_tokenizer: int | None, expected: int
+) -> None:
+    network = SimpleNamespace(config=SimpleNamespace(pad_token_id=of_network))
+    assert padding_id(SimpleNamespace(pad_token_id=of_tokenizer), network) == expected
+    assert network.config.pad_token_id == expected
+
+
+def test_without_any_padding_id_there_is_no_batch() -> None:
+    tokenizer, network = (
+        SimpleNamespace(pad_token_id=None, name_or_path="gpt"),
+        SimpleNamespace(config=SimpleNamespace()),
+    )
+    with pytest.raises(UserError, match=r"gpt: neither its config\.json nor its tokenizer names a padding token"):
+        padding_id(tokenizer, network)
 
 
 def test_another_padding_id_fills_ids_only(encoded: Encoded) -> None:

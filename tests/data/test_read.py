@@ -47,6 +47,23 @@ def test_a_row_knows_the_line_it_begins_on_whatever_line_breaks_its_fields_hold(
     assert table.where(2) == f"{path}, line 6"
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("ending", ["csv", "tsv"])
+@pytest.mark.parametrize("last", ["", "\n", "\n\n\n"])
+def test_an_empty_line_of_a_single_column_is_an_empty_cell_unless_it_ends_the_file(
+    tmp_path: Path, ending: str, end: str, last: str
+) -> None:
+    content = "\nreview\n\ngood film\n\n\nbad\n \nfine" + last
+    path = written(tmp_path / f"rows.{ending}", content.replace("\n", end))
+    assert read_table(path).values("review") == ["", "good film", "", "", "bad", " ", "fine"]
+    assert lines_of(path) == [3, 4, 5, 6, 7, 8, 9]
+    assert read_stream(io.BytesIO(content[1:].encode()), ["review"]).values("review") == read_table(path).values(
+        "review"
+    )
+    bare = written(tmp_path / f"bare.{ending}", content.replace("review", "so").replace("\n", end))
+    assert lines_of(bare, layout=Layout(header=False)) == [2, 3, 4, 5, 6, 7, 8, 9]
+
+
 def test_a_last_line_without_a_line_end_is_a_row(tmp_path: Path) -> None:
     assert read_table(written(tmp_path / "rows.csv", "text,label\na,1\nb,2")).texts("text") == ["a", "b"]
 

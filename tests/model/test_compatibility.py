@@ -223,6 +223,15 @@ def test_an_encoder_of_any_family_trains_and_comes_back_whole(
     np.testing.assert_allclose(run.predict(made).logits, logits, atol=1e-5)
 
 
+def test_gradient_checkpointing_is_refused_where_an_encoder_has_none(
+    tmp_path: Path, families: Callable[..., Path], rows: Rows
+) -> None:
+    told = SMALL | {"engine.gradient_checkpointing": True}
+    with pytest.raises(UserError, match="a AlbertForSequenceClassification has none\n  fix: leave it out"):
+        kitune.train(rows("single-label", 24), model=families("albert"), out=tmp_path / "run", options=told)
+    assert not (tmp_path / "run").exists()
+
+
 def test_weights_that_are_never_trained_follow_the_precision(
     tmp_path: Path, families: Callable[..., Path], rows: Rows
 ) -> None:
@@ -358,6 +367,47 @@ def test_an_old_model_is_converted_once_and_trains_like_the_new_one(
     new = kitune.train(made, model=str(tiny_model), out=tmp_path / "new", options=SMALL)
     assert [file.name for file in (tmp_path / "old").iterdir() if file.suffix == ".safetensors"] == []
     np.testing.assert_array_equal(old.predict(made).logits, new.predict(made).logits)
+
+
+def test_a_converted_model_follows_the_files_beside_its_weights(old_model: Path) -> None:
+    from kitune.model.encoder import load_pretrained
+
+    before = load_pretrained(old_model, "single-label", ("a", "b"))
+    (old_model / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer", "do_lower_case": false}')
+    after = load_pretrained(old_model, "single-label", ("a", "b"))
+    assert before.tokenizer.tokenize("Good") == ["good"]
+    assert after.tokenizer.tokenize("Good") == ["[UNK]"]
+
+
+def test_python_files_of_a_model_do_not_run(
+    tmp_path: Path, tiny_model: Path, rows: Rows, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import io
+    import json
+    import shutil
+
+    folder, mark = tmp_path / "model", tmp_path / "it-ran"
+    shutil.copytree(tiny_model, folder)
+    config = json.loads((folder / "config.json").read_text())
+    own = {"model_type": "own", "auto_map": {"AutoConfig": "own.Config", "AutoModel": "own.Model"}}
+    (folder / "config.json").write_text(json.dumps(config | own))
+    (folder / "own.py").write_text(f"open({str(mark)!r}, 'w')\n")
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    with pytest.raises(UserError, match=f"{folder}: it needs code of its own, which kitune does not run"):
+        kitune.train(rows("single-label", 24), model=folder, out=tmp_path / "run", options=SMALL)
+    assert not mark.exists()
+
+
+def test_loading_a_model_draws_nothing_from_the_callers_random_numbers(tiny_model: Path) -> None:
+    from kitune.model.encoder import load_pretrained
+
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    first = load_pretrained(tiny_model, "single-label", ("a", "b"), seed=3)
+    assert torch.equal(torch.rand(3), expected)
+    again = load_pretrained(tiny_model, "single-label", ("a", "b"), seed=3)
+    assert torch.equal(first.network.classifier.weight, again.network.classifier.weight)
 
 
 @pytest.mark.parametrize(("add", "lower"), [("", True), ("Good\n", False)])

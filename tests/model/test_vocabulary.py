@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from transformers import AutoModel, BertConfig, BertModel
+from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification, BertConfig, BertModel
 
 from kitune.model.vocabulary import CHUNK_ROWS, RowsInUse, require_rows, use_rows
 from tests.training.runs import SHORT, content, in_child, killed_after_step, resume, train
@@ -63,6 +63,22 @@ def test_moments_exist_for_the_rows_in_use_alone(rows: Rows, wordy_model: Path, 
         for run in ("rows", "whole")
     ]
     assert sizes[1] - sizes[0] > 32 * (VOCABULARY - 200)
+
+
+@pytest.mark.parametrize("family", ["bart", "mbart", "gemma3_text"])
+def test_a_table_that_is_more_than_a_table_stays_whole(family: str) -> None:
+    """BART's is shared with its decoder, mBART's and Gemma's scales what it gives."""
+    small = {"d_model": 32, "encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2}
+    small |= {"decoder_attention_heads": 2, "encoder_ffn_dim": 32, "decoder_ffn_dim": 32, "scale_embedding": True}
+    small |= {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
+    small |= {"head_dim": 16, "intermediate_size": 32, "pad_token_id": 1, "eos_token_id": 2}
+    torch.manual_seed(1)
+    config = AutoConfig.for_model(family, vocab_size=500, num_labels=2, **small)
+    network = AutoModelForSequenceClassification.from_config(config).eval()
+    ids = torch.tensor([[3, 5, 7, 2], [9, 3, 8, 2]])
+    before = network(input_ids=ids).logits
+    assert not use_rows(network, [ids.numpy().ravel()])
+    torch.testing.assert_close(network(input_ids=ids).logits, before)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])

@@ -3,21 +3,25 @@
 import errno
 import json
 import os
+import shlex
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 import kitune
 from kitune import finetune, run_folder
-from kitune.config import FREE_AT_RESUME, RunOptions, checked, flat, option_names, with_values
+from kitune.cli import main
+from kitune.config import FREE_AT_RESUME, RunOptions, checked, flat, load_yaml, option_names, with_values
 from kitune.errors import UserError
 from kitune.resume import new_run, refuse_changed_options
 from kitune.training import checkpoint
-from tests.training.runs import SHORT, content, in_child, train
+from tests.training.runs import SHORT, content, in_child, killed_after_step, train
 
 Rows = Callable[..., list[dict[str, Any]]]
 
@@ -207,12 +211,16 @@ def test_a_resumption_with_another_number_of_threads_says_so_and_marks_the_recor
 ) -> None:
     train(tmp_path / "run", data, tiny_model, OPTIONS)()
     record = json.loads((tmp_path / "run" / "record.json").read_text())
-    record["machine"] |= {"threads": 64, "processes": 3}
+    assert record["machine"]["path"] == "fast"
+    record["machine"] |= {"threads": 64, "processes": 3, "path": "plain"}
+    record["versions"]["numpy"] = "1.0"
     (tmp_path / "run" / "record.json").write_text(json.dumps(record))
     resume(tmp_path / "run", data)
-    assert "threads: now 1, before 64: the last bits may differ" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "threads: now 1, before 64: the last bits may differ" in said
+    assert "path: now fast, before plain: dropout differs" in said
     differs = json.loads((tmp_path / "run" / "record.json").read_text())["resumed"][0]["differs"]
-    assert [line.partition(":")[0] for line in differs] == ["threads", "processes"]
+    assert [line.partition(":")[0] for line in differs] == ["numpy", "threads", "processes", "path"]
 
 
 def test_a_new_run_may_read_longer_texts_than_the_run_it_starts_from(
@@ -224,16 +232,21 @@ def test_a_new_run_may_read_longer_texts_than_the_run_it_starts_from(
     assert kitune.load(tmp_path / "short").max_length == 16
 
 
+@pytest.mark.parametrize("outputs", [2, 3])
 def test_a_classifier_without_label_names_gets_a_new_head(
-    data: list[dict[str, Any]], tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    data: list[dict[str, Any]], tiny_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], outputs: int
 ) -> None:
     from transformers import AutoTokenizer, BertForSequenceClassification
 
-    BertForSequenceClassification.from_pretrained(tiny_model, num_labels=3).save_pretrained(tmp_path / "hub")
+    BertForSequenceClassification.from_pretrained(tiny_model, num_labels=outputs).save_pretrained(tmp_path / "hub")
     AutoTokenizer.from_pretrained(tiny_model).save_pretrained(tmp_path / "hub")
     train(tmp_path / "run", data, tmp_path / "hub", OPTIONS)()
     assert "the head is new (2 outputs)" in capsys.readouterr().err
-    assert kitune.load(tmp_path / "run").label_names == ("no", "yes")
+    run = kitune.load(tmp_path / "run")
+    assert run.label_names == ("no", "yes")
+    assert run.run is not None
+    assert run.run.train.head_rate == 5.0
+    assert kitune.load(tmp_path / "hub").label_names == tuple(f"LABEL_{i}" for i in range(outputs))
 
 
 def test_valid_and_test_need_no_group_and_no_weight(
@@ -263,15 +276,49 @@ def test_rows_of_valid_that_came_from_python_are_given_again(
     kitune.train(valid=data[40:], resume=tmp_path / "run", options=more)
 
 
-def test_what_a_refusal_prints_can_be_pasted(tiny_model: Path, data: list[dict[str, Any]], tmp_path: Path) -> None:
-    run = kitune.train(data[:40], valid=data[40:], model=tiny_model, out=tmp_path / "run", options=OPTIONS)
-    with pytest.raises(UserError, match=r"--set 'data.text=\[body\]'"):
-        resume(run.folder, data, text="body")
-    with pytest.raises(UserError, match=r"--text text --label label --task single-label --set train\.clip=null"):
-        resume(run.folder, data, options={"train.clip": None})
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--text", "body"], ["--text body --label label"]),
+        (["--label", "topic", "--limit", "20"], ["--label topic", "--set data.limit=20"]),
+        (["--set", "train.clip=null", "--set", "data.valid_share=0.3"], ["--set data.valid_share=0.3"]),
+    ],
+)
+def test_what_a_refusal_prints_can_be_pasted(
+    tiny_model: Path,
+    data: list[dict[str, Any]],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    words: list[str],
+    told: list[str],
+) -> None:
+    rows = [row | {"body": row["text"], "topic": row["label"]} for row in data]
+    (tmp_path / "the rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    kitune.train(tmp_path / "the rows.jsonl", model=tiny_model, out=tmp_path / "run", options=OPTIONS)
+    with pytest.raises(SystemExit):
+        main(["train", "--resume", str(tmp_path / "run"), *words])
+    line = capsys.readouterr().err.partition("weights: ")[2]
+    options = [word for word in shlex.split(line) if "=" in word]
+    assert len({option.partition("=")[0] for option in options}) == len(options), "none is told twice"
+    assert all(one in line for one in told)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        main([*shlex.split(line)[1:], "--set", "engine.threads=1", "--set", "train.epochs=1"])
+    assert stopped.value.code == 0
+    (made,) = (tmp_path / "runs").iterdir()
+    assert load_yaml(made / "run.yaml").model == str(tmp_path / "run")
 
 
-def test_a_new_run_is_told_the_columns_files_and_layout_of_the_old_one(tmp_path: Path) -> None:
+def test_a_run_without_weights_is_no_start_of_a_new_one(tmp_path: Path) -> None:
+    assert new_run(tmp_path, RunOptions()) == "start anew with another --out"
+
+
+def test_a_new_run_is_told_the_columns_files_and_layout_of_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("runs/first/best").mkdir(parents=True)
     told: dict[str, Any] = {
         "data.train": "my rows.csv",
         "data.valid": "v.csv",
@@ -287,6 +334,7 @@ def test_a_new_run_is_told_the_columns_files_and_layout_of_the_old_one(tmp_path:
     }
     options = with_values(RunOptions(), told)
     assert new_run(Path("runs/first"), options) == (
+        "start a new run from this one's weights: "
         "kitune train 'my rows.csv' --model runs/first --text a --text b --label y --valid v.csv --task regression "
         "--set data.encoding=cp932 --set 'data.delimiter=;' --set data.group=who --set data.limit=50"
     )
@@ -299,6 +347,88 @@ def test_hashes_that_were_cut_off_cost_an_evaluation_one_note_and_no_more(
     (run / "train_texts.npy").write_bytes(b"")
     found = kitune.load(run).evaluate(data, baselines=False)
     assert "which texts it was trained on is not known: scores on them say nothing about new ones" in found.notes
+
+
+def test_a_run_that_gets_more_epochs_is_unfinished_until_they_are_done(
+    data: list[dict[str, Any]], tiny_model: Path, tmp_path: Path
+) -> None:
+    run, more = tmp_path / "run", {"train.epochs": 4}
+    train(run, data, tiny_model, OPTIONS)()
+    assert (run / "metrics.json").exists()
+    killed = killed_after_step(12, lambda: resume(run, data, options=more))
+    assert in_child(killed, log=tmp_path / "log") == -signal.SIGKILL
+    assert not (run / "metrics.json").exists()
+    resume(run, data)
+    assert json.loads((run / "metrics.json").read_text())["step"] == 20
+
+
+@pytest.mark.parametrize("of", ["last evaluation", "scores of best/"])
+def test_ctrl_c_after_the_last_update_tells_how_to_go_on(
+    data: list[dict[str, Any]], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, of: str
+) -> None:
+    evaluations, scored = [], finetune.scored
+
+    def interrupted(*given: Any, best: str | None = None, **told: Any) -> Any:
+        evaluations.append(best)
+        if len(evaluations) == 2 if of == "last evaluation" else best is None:
+            os.kill(os.getpid(), signal.SIGINT)
+        return scored(*given, best=best, **told)
+
+    monkeypatch.setattr(finetune, "scored", interrupted)
+    with pytest.raises(KeyboardInterrupt, match=f"^kitune train --resume {tmp_path}"):
+        train(tmp_path / "run", data, tiny_model, OPTIONS)()
+    assert not (tmp_path / "run" / "metrics.json").exists()
+    monkeypatch.undo()
+    resume(tmp_path / "run", data)
+    assert json.loads((tmp_path / "run" / "metrics.json").read_text())["step"] == 10
+
+
+def test_another_fault_of_the_system_is_not_called_one_of_saving(
+    data: list[dict[str, Any]], tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*_: Any, **__: Any) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(finetune, "scored", failing)
+    with pytest.raises(OSError, match="Input/output error"):
+        train(tmp_path / "run", data, tiny_model, OPTIONS)()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_labels_of_any_size_are_learned_alike(tiny_model: Path, rows: Rows, tmp_path: Path, precision: str) -> None:
+    made, size = rows("regression", 50), 2.0**14
+    options = OPTIONS | {"engine.precision": precision}
+    found: list[tuple[Any, Any]] = []
+    for name, factor in (("small", 1.0), ("large", size)):
+        run = tmp_path / name
+        train(run, [row | {"label": row["label"] * factor} for row in made], tiny_model, options)()
+        events = [json.loads(line)["loss"] for line in (run / "events.jsonl").read_text().splitlines()]
+        found.append((np.asarray(events) / factor**2, kitune.load(run).predict(made).logits / factor))
+    (losses, answers), (of_large, large_answers) = found
+    np.testing.assert_array_equal(losses, of_large)
+    np.testing.assert_array_equal(answers, large_answers)
+
+
+def test_labels_far_from_zero_are_learned_as_those_around_it(tiny_model: Path, rows: Rows, tmp_path: Path) -> None:
+    made = rows("regression", 50)
+    options = OPTIONS | {"engine.precision": "bf16", "train.epochs": 4}
+    around, far = (
+        kitune.train(
+            [row | {"label": row["label"] + shift} for row in made],
+            model=tiny_model,
+            out=tmp_path / str(shift),
+            options=options,
+        )
+        for shift in (0, 2000)
+    )
+    assert far.metrics["valid"]["rmse"] == pytest.approx(around.metrics["valid"]["rmse"], rel=0.05)
+
+
+def test_a_run_goes_on_from_a_regression_with_its_head(tiny_model: Path, rows: Rows, tmp_path: Path) -> None:
+    made = [row | {"label": 3000 + 700 * row["label"]} for row in rows("regression", 50)]
+    first = kitune.train(made, model=tiny_model, out=tmp_path / "first", options=OPTIONS)
+    again = kitune.train(made, model=first, out=tmp_path / "again", options=OPTIONS | {"train.epochs": 0})
+    np.testing.assert_allclose(again.predict(made).logits, first.predict(made).logits, rtol=1e-6)
 
 
 def test_events_that_a_crash_has_torn_are_cut_back(

@@ -352,6 +352,28 @@ def test_a_second_signal_ends_at_once() -> None:
             os.kill(os.getpid(), signal.SIGTERM)
 
 
+def test_a_training_of_one_update_learns_something(rows: Rows, tiny_model: Path, tmp_path: Path) -> None:
+    data = rows("single-label", 16)
+    train(tmp_path / "run", data, tiny_model, SHORT | {"train.epochs": 1, "train.batch_rows": 16})()
+    assert [event["lr"] for event in events(tmp_path / "run")] == [SHORT["train.learning_rate"]]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "options", "says"),
+    [
+        ("inverse_sqrt", {"timescale": -1}, "cannot be computed"),
+        ("cosine_with_min_lr", {"min_lr": 5.0}, "and the peak is 0.002"),
+    ],
+)
+def test_a_schedule_is_tried_to_its_end_before_the_first_step(
+    rows: Rows, tiny_model: Path, tmp_path: Path, schedule: str, options: dict[str, Any], says: str
+) -> None:
+    told = SHORT | {"train.schedule": schedule, "train.schedule_options": options}
+    with pytest.raises(UserError, match=f"train.schedule_options: .*{says}"):
+        train(tmp_path / "run", rows("single-label", 50), tiny_model, told)()
+    assert not (tmp_path / "run").exists()
+
+
 def test_options_reach_the_schedule(rows: Rows, tiny_model: Path, tmp_path: Path) -> None:
     changes = {"train.schedule": "cosine_with_min_lr", "train.schedule_options": {"min_lr_rate": 0.5}}
     train(tmp_path / "run", rows("single-label", 50), tiny_model, SHORT | changes)()
