@@ -378,7 +378,7 @@ def mistyped(error: typer.TyperException, words: list[str], known: Mapping[str, 
     fix = f"{command('kitune', *[name][: len(name)])} --help shows what there is"
     flag = getattr(error, "option_name", None)
     own = {word for option in known[name].params for word in option.opts} if name else {flag}
-    if flag is None or flag in own or "--set" not in own:
+    if flag is None or not flag.startswith("--") or flag in own or "--set" not in own:
         return UserError(error.format_message(), fix=fix)
     of_command = [one for one in option_names() if name in ("train", "doctor") or one.startswith("data.")]
     key = flag.lstrip("-").replace("-", "_")

@@ -311,10 +311,10 @@ def flat(options: Options, prefix: str = "") -> dict[str, Any]:
 
 
 def with_values(options: RunOptions, values: Mapping[str, Any], *, where: str = "--set") -> RunOptions:
-    """`options` with the values of `section.key` names replaced, checked as a whole."""
+    """`options` with the values of `section.key` names, or of sections, replaced, and checked as a whole."""
     tree = options.model_dump()
     known = list(option_names())
-    for name, value in values.items():
+    for name, value in by_whole_name(values, where).items():
         if name not in known:
             raise unknown_option(name, [*known, *SECTIONS] if isinstance(value, dict) else known, where)
         *sections, key = name.split(".")
@@ -402,8 +402,15 @@ class Loader(yaml.SafeLoader):
 
 
 class Dumper(yaml.SafeDumper):
-    """Quotes a string that `Loader` would take for a number."""
+    """Quotes a string that `Loader` would take for a number, or whose line breaks of another kind it would take for spaces."""
 
+    def represent_str(self, text: str) -> yaml.ScalarNode:
+        """A string, in double quotes where only their escapes keep it."""
+        style = '"' if re.search("[\x85\u2028\u2029]", text) else None
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+Dumper.add_representer(str, Dumper.represent_str)
 
 # YAML 1.2.2, section 10.3.2, but that a number with a leading 0 is a text: it is a name, or a code.
 SCALARS = {
@@ -436,7 +443,7 @@ def load_yaml(path: Path) -> RunOptions:
         raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}", fix="correct that place") from None
     if not isinstance(tree, dict):
         raise UserError(f"{path}: not a table of options", fix="write it as 'train: {epochs: 3}'")
-    return with_values(RunOptions(), by_whole_name(tree, str(path)), where=str(path))
+    return with_values(RunOptions(), tree, where=str(path))
 
 
 def by_whole_name(tree: Mapping[Any, Any], where: str) -> dict[str, Any]:

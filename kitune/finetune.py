@@ -326,8 +326,8 @@ def train_network(job: Job, training: Training, state: State, journal: Journal, 
         journal.begin(epoch, "VALID", batches)
         logits = outputs(training.network, valid, pad_id=training.pad_id, machine=machine, advance=journal.advance)
         journal.end()
-        if training.scale is not None:
-            logits = training.scale.told(logits)
+        if training.label_scale is not None:
+            logits = training.label_scale.told(logits)
         threshold = threshold_of(job.parts.task, logits, labels)
         metrics = scored(job, "valid", logits, threshold, best=training.options.best_metric)
         metrics = dict(machine.gather([metrics])[0])  # metrics that draw at random would part the processes

@@ -1,6 +1,7 @@
 """Networks that only answer: in the machine's precision, on the fast path where there is one."""
 
 from collections.abc import Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from kitune.evaluate.score import outputs
 from kitune.model.encoder import Pretrained, load_encoder, load_pretrained
 from kitune.model.engine import kernels_for, speed_up
 from kitune.model.families import OwnWeights
+from kitune.model.heads import output_layer
 from kitune.model.pooling import Pooled
 from kitune.model.vocabulary import word_embedding
 from kitune.training.devices import DTYPES, Machine
@@ -25,9 +27,18 @@ from kitune.training.devices import DTYPES, Machine
 def load_to_answer(
     folder: Path, task: TaskName, names: Sequence[str], engine: EngineOptions, machine: Machine
 ) -> Pretrained:
-    """The network of a folder where it computes, in the machine's precision and on the fast path where there is one."""
+    """The network of a folder where it computes, in the machine's precision and on the fast path where there is one.
+
+    The output of a regression is in fp32: in bf16 all years would be 2008.
+    """
     pretrained = load_pretrained(folder, task, names)
-    slower = set_to_answer(pretrained.network, engine, machine)
+    network = pretrained.network
+    exact = deepcopy(output_layer(network)) if task == "regression" else None
+    slower = set_to_answer(network, engine, machine)
+    if exact is not None:
+        name, layer = exact
+        network.set_submodule(name, layer.to(machine.device).requires_grad_(False))
+        layer.register_forward_pre_hook(lambda _, given: (given[0].float(),))
     return pretrained if slower is None else replace(pretrained, said=(*pretrained.said, slower))
 
 

@@ -25,6 +25,8 @@ def say(sentence: str) -> None:
     from tqdm import tqdm  # which a command that says nothing need not wait for
 
     stream = sys.stdout if in_notebook() else sys.stderr
+    if stream is None:  # Python without a console
+        return
     try:
         tqdm.write(sentence, file=stream)
         stream.flush()

@@ -54,7 +54,7 @@ def asked(
         model: a name, a path or a run.
     """
     sizes = [(options or {}).get(f"train.{name}") for name in ("batch_rows", "batch_tokens")]
-    if not {None, "auto"}.intersection(sizes):
+    if all(size not in (None, "auto") for size in sizes):
         raise UserError("train.batch_rows and train.batch_tokens are two ways to say one thing", fix="give one of them")
     told = {part for part in PARTS if (options or {}).get(f"data.{part}") is not None}  # which counts more
     sources = {
@@ -84,7 +84,7 @@ def network_for(parts: Parts) -> Pretrained:
         parts.names,
         seed=options.train.seed,
         dropout=options.train.dropout,
-        label_shares=label_shares(parts),
+        label_shares=None if parts.task == "regression" else label_shares(parts),
     )
 
 
@@ -206,7 +206,7 @@ def training_for(
     scale = None
     if parts.task == "regression":
         assert train.labels is not None
-        scale = LabelScale.of(network, train.labels)
+        scale = LabelScale.of(network, train.labels, train.weights)
         scale.begin(network, new=pretrained.head_is_new)
         loss = partial(loss, scale=scale)
     special = [*tokenizer.all_special_ids, pad_id]

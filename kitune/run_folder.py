@@ -233,7 +233,10 @@ def restore(checkpoint: Path, training: Training) -> State:
     """Take over weights, moments and state of a checkpoint that its manifest has proved whole."""
     saved = json.loads((checkpoint / STATE).read_text(encoding="utf-8"))
     weights = rows_in_use(training.network, load_file(checkpoint / WEIGHTS))
-    if (scale := training.scale) is not None:
+    if (scale := training.label_scale) is not None:
+        if "output_bias" not in saved:
+            problem = f"{checkpoint}: of a kitune that learned numbers as they are, without a scale of their own"
+            raise UserError(problem, fix="start anew with another --out")
         weights = {name: scale.read(name, weight) for name, weight in weights.items()}
         if saved["output_bias"] is not None:
             weights[scale.bias] = torch.tensor(saved["output_bias"])
@@ -247,7 +250,7 @@ class Keeper:
     def __init__(self, folder: Path, options: RunOptions, training: Training, tokenizer: Any) -> None:
         self.folder, self.options = folder, options
         self.network, self.tokenizer, self.optimizer = training.network, tokenizer, training.optimizer
-        self.scale = training.scale
+        self.scale = training.label_scale
         self._thread = ThreadPoolExecutor(1, "sealing")
         self._sealing: Future[None] | None = None
         sweep(folder)
@@ -315,9 +318,13 @@ class Keeper:
 
     def weights(self, unused_decay: float) -> dict[str, Piecewise]:
         """Every tensor of the network's state by name: trained ones as fp32 master weights, tables with all their rows."""
-        state: dict[str, Tensor] = (
-            dict(self.network.state_dict()) | self.optimizer.frozen | dict(self.optimizer.weights())
-        )
+        # By every name of a weight that layers share.
+        learned = {
+            name: self.optimizer.master_of(weight)
+            for name, weight in self.network.named_parameters(remove_duplicate=False)
+            if weight.requires_grad
+        }
+        state: dict[str, Tensor] = dict(self.network.state_dict()) | self.optimizer.frozen | learned
         if self.scale is not None:
             state = {name: self.scale.written(name, tensor) for name, tensor in state.items()}
         pieces = {name: whole(tensor) for name, tensor in state.items()}

@@ -63,13 +63,18 @@ def test_an_option_like_no_other_is_answered_with_the_list_of_all() -> None:
         ("task=tagging", "task"),
         ("data.label=[a]", "data.label"),
         ("data.text={a: b}", "data.text"),
-        ("train=5", "train"),
     ],
 )
 def test_a_value_of_the_wrong_type_is_named_with_its_option(word: str, name: str) -> None:
     with pytest.raises(UserError, match=f"^(--set: there is no option '|){re.escape(name)}(:|')") as refused:
         with_set(word)
     assert "Input should" not in str(refused.value)
+
+
+def test_a_section_is_told_as_a_table_of_options() -> None:
+    assert with_set("train={epochs: 3, seed: 2}") == with_set("train.epochs=3", "train.seed=2")
+    with pytest.raises(UserError, match=r"^--set: train: a section of options, not a value \(given: 5\)"):
+        with_set("train=5")
 
 
 @pytest.mark.parametrize(
@@ -208,6 +213,8 @@ def test_a_value_is_read_as_yaml(word: str, value: Any) -> None:
         "1.",
         "-",
         "true",
+        "caf\x85e",
+        "a\u2028b",
     ],
 )
 def test_a_text_of_a_fix_reads_back(text: str) -> None:

@@ -240,6 +240,16 @@ def a_flag_without_its_value(here: Path) -> Words:
     return train(here, "tickets.csv", "--limit")
 
 
+@mistake("No such option: -d", "kitune train --help")
+def a_word_of_one_dash(here: Path) -> Words:
+    return train(here, "tickets.csv", "-device", "cpu")
+
+
+@mistake("train.batch_rows: it takes integer >= 1 or auto (given: [16])")
+def a_list_in_the_place_of_a_number(here: Path) -> Words:
+    return train(here, "tickets.csv", "--set", "train.batch_rows=[16]")
+
+
 @mistake("'caf\\udce9.csv': not UTF-8", "rename")
 def a_name_that_is_not_utf8(here: Path) -> Words:
     return ["train", os.fsdecode(b"caf\xe9.csv")]

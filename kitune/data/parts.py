@@ -300,7 +300,7 @@ def with_valid(parts: Parts) -> Parts:
 
 
 def label_shares(parts: Parts) -> list[float]:
-    """Share of each label in train; the mean score of a regression."""
+    """Share of each label in train."""
     labels = parts.labels("train")
     if labels.ndim == 1:
         return [

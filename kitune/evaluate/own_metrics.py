@@ -24,6 +24,7 @@ from kitune.data.table import Rows
 from kitune.errors import UserError
 from kitune.evaluate.measures import Answered, Floats, Measure, Weights
 from kitune.metrics import Metrics
+from kitune.notebook import say
 from kitune.tasks import TASKS
 
 # From an `EvalPrediction` to numbers by name.
@@ -74,7 +75,7 @@ class OwnMetrics:
             labels: as `label_array` gives them; the function gets (rows,) positions, (rows, labels) floats of 0 and 1, or
                 (rows,) numbers.
             input_ids: gives (rows, tokens), where the function wants inputs.
-            heard: what the function prints goes to standard error, for standard output has answers only; else nowhere.
+            heard: what the function prints is said, beside the answers; else it is lost.
 
         Raises:
             UserError: the function fails, or gives something else than numbers by name.
@@ -88,7 +89,7 @@ class OwnMetrics:
             losses=row_losses(task, logits, labels) if "loss" in self.wanted else None,
         )
         try:
-            with importable(self.folder), redirect_stdout(sys.stderr if heard else io.StringIO()):
+            with importable(self.folder), printed(heard=heard):
                 found = self.function(told)
         except Exception as error:  # whatever the user's code raises
             raise UserError(
@@ -142,7 +143,7 @@ def loaded(asked: MetricsFunction | str | Path, wanted: frozenset[str]) -> OwnMe
     module = importlib.util.module_from_spec(spec)
     try:
         sys.modules[spec.name] = module  # where dataclasses look for it
-        with importable(path.parent), redirect_stdout(sys.stderr):
+        with importable(path.parent), printed(heard=True):
             spec.loader.exec_module(module)
     except Exception as error:
         said = f"{type(error).__name__}: {' '.join(str(error).split())}"
@@ -153,6 +154,17 @@ def loaded(asked: MetricsFunction | str | Path, wanted: frozenset[str]) -> OwnMe
     for helper in beside(path):
         digest.update(helper.read_bytes())
     return OwnMetrics(getattr(module, function), f"{path}:{function}", digest.hexdigest(), wanted, path.parent)
+
+
+@contextmanager
+def printed(*, heard: bool) -> Iterator[None]:
+    """What the user's code prints, said instead of written among the answers on standard output; or lost."""
+    with redirect_stdout(io.StringIO()) as output:
+        try:
+            yield
+        finally:
+            if heard and output.getvalue():
+                say(output.getvalue().removesuffix("\n"))
 
 
 def file_and_function(told: str) -> tuple[Path, str]:

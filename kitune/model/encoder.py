@@ -308,7 +308,7 @@ def load_pretrained(
         names: the label names, in the order of the outputs (regression: the name of the column).
         seed: decides what a new head starts with.
         dropout: of every dropout in the model; None leaves them.
-        label_shares: share of each label in train (regression: the mean score): where a new head's bias starts.
+        label_shares: share of each label in train: where a new head's bias starts.
 
     Raises:
         UserError: the weights are truncated, or do not belong to the config.

@@ -20,7 +20,9 @@ def output_layer(network: Any) -> tuple[str, nn.Linear]:
     layers = [
         (name, module)
         for name, module in network.named_modules()
-        if isinstance(module, nn.Linear) and not name.startswith(prefix) and module.out_features == network.num_labels
+        if isinstance(module, nn.Linear)
+        and not name.startswith(prefix)
+        and module.out_features == network.config.num_labels
     ]
     if not layers:
         raise UserError(
@@ -57,7 +59,7 @@ def map_head(network: Any, old_names: Sequence[str], new_names: Sequence[str], s
                     new.bias[row] = old.bias[positions[label]]
     parent, _, child = name.rpartition(".")
     setattr(network.get_submodule(parent), child, new)
-    network.num_labels = len(new_names)
+    network.num_labels = network.config.num_labels = len(new_names)
     kept = [label for label in new_names if label in positions]
     fresh = [label for label in new_names if label not in positions]
     if not kept:
@@ -69,21 +71,18 @@ def map_head(network: Any, old_names: Sequence[str], new_names: Sequence[str], s
 
 
 def start_at_priors(network: Any, task: TaskName, shares: Sequence[float]) -> None:
-    """Set a new output layer's bias so that, before the first step, it predicts what train holds on average.
+    """Set a new output layer's bias so that, before the first step, it predicts each label as often as train holds it.
 
     Saves the steps in which a network only learns how frequent its labels are (Lin et al. 2017, arXiv:1708.02002, section 3.3).
 
     Args:
-        shares: share of each label in train, or the mean score of a regression.
+        shares: share of each label in train.
     """
     _, layer = output_layer(network)
     if layer.bias is None:
         return
-    values = torch.tensor(list(shares), dtype=torch.float64)
-    if task == "single-label":
-        values = values.clamp(min=1e-4).log()
-    elif task == "multi-label":
-        values = values.clamp(1e-4, 1 - 1e-4).logit()
+    each = torch.tensor(list(shares), dtype=torch.float64)
+    values = each.clamp(min=1e-4).log() if task == "single-label" else each.clamp(1e-4, 1 - 1e-4).logit()
     with torch.no_grad():
         layer.bias.copy_(values)
 
@@ -105,12 +104,14 @@ class LabelScale:
     unit: float
 
     @classmethod
-    def of(cls, network: Any, labels: NDArray[Any]) -> "LabelScale":
-        """The scale of train's labels, (rows, 1): their mean, and the power of two that is nearest below their spread."""
+    def of(cls, network: Any, labels: NDArray[Any], weights: NDArray[Any] | None) -> "LabelScale":
+        """The scale of train's labels, (rows, 1), by the weights of its rows, (rows,): their mean, and the power of two that is
+        nearest below their distance from it."""
         name, layer = output_layer(network)
-        spread = float(labels.std(dtype=np.float64))
-        unit = 2.0 ** math.floor(math.log2(spread)) if spread > 0 else 1.0
-        return cls(name, 0.0 if layer.bias is None else float(np.float32(labels.mean(dtype=np.float64))), unit)
+        each = labels[:, 0].astype(np.float64)
+        shift = 0.0 if layer.bias is None else float(np.float32(np.average(each, weights=weights)))
+        spread = math.sqrt(np.average((each - shift) ** 2, weights=weights))
+        return cls(name, shift, 2.0 ** math.floor(math.log2(spread)) if spread > 0 else 1.0)
 
     @property
     def bias(self) -> str:
@@ -118,13 +119,13 @@ class LabelScale:
         return f"{self.layer}.bias"
 
     def begin(self, network: Any, *, new: bool) -> None:
-        """Let a network whose outputs are in the labels' unit learn; a new head's weights are in none yet."""
+        """Let a network whose outputs are in the labels' unit learn; a new head is in none, and starts at their mean."""
         layer = network.get_submodule(self.layer)
         with torch.no_grad():
             if not new:
                 layer.weight.div_(self.unit)
             if layer.bias is not None:
-                layer.bias.sub_(self.shift).div_(self.unit)
+                layer.bias.copy_(torch.zeros_like(layer.bias) if new else (layer.bias - self.shift) / self.unit)
 
     def learned(self, labels: Tensor) -> Tensor:
         """Labels as they are learned."""

@@ -47,7 +47,7 @@ class Journal:
                 desc=f"[Epoch {epoch}] [{name}]",
                 ascii=plain,
                 dynamic_ncols=True,
-                disable=False if in_notebook() else None,  # None: not where nobody looks
+                disable=sys.stderr is None or (False if in_notebook() else None),  # None: not where nobody looks
                 mininterval=0.5,
             )
         self._clock, self._tokens = time.perf_counter(), 0

@@ -109,7 +109,7 @@ class Training:
             their own weights: so a light row counts little also among light ones.
         valid_rows: that the weights are chosen on.
         path: `fast`, `plain` as it was asked for, or why it is; another one draws other dropout masks.
-        scale: in which a regression learns its labels.
+        label_scale: in which a regression learns its labels.
     """
 
     network: nn.Module
@@ -124,7 +124,7 @@ class Training:
     log_every: int
     valid_rows: int
     path: str
-    scale: LabelScale | None
+    label_scale: LabelScale | None
 
     def learning_rate(self, state: State) -> float:
         """The rate of the next update."""
@@ -228,7 +228,7 @@ def update(training: Training, state: State, rows: Rows, *, asked_to_end: bool =
     denominator = len(rows) * training.mean_weight
     divisor = denominator * (state.loss_scale if machine.precision == "fp16" else 1.0)
     scale = 1.0 / divisor if divisor else 1.0  # where all of train weighs nothing there is no gradient to divide
-    loss_sum = float(optimizer.loss) * (training.scale.unit**2 if training.scale else 1.0)
+    loss_sum = float(optimizer.loss) * (training.label_scale.unit**2 if training.label_scale else 1.0)
     gradient_norm = optimizer.gradient_norm() * scale
     rate = training.learning_rate(state)
     loss_value = loss_sum / max(denominator, 1e-12)

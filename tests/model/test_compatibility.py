@@ -152,6 +152,15 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "modernbert": {"global_attn_every_n_layers": 2, "local_attention": 16},
     "albert": {"embedding_size": 16},
     "roformer": {"embedding_size": 32},
+    "bart": {
+        "d_model": 32,
+        "encoder_layers": 1,
+        "decoder_layers": 1,
+        "encoder_attention_heads": 2,
+        "decoder_attention_heads": 2,
+        "encoder_ffn_dim": 64,
+        "decoder_ffn_dim": 64,
+    },
 }
 
 
@@ -184,7 +193,7 @@ def families(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Call
             model_input_names=["input_ids", *(["token_type_ids"] if typed else []), "attention_mask"],
         )
         ids = {"bos_token_id": 0, "eos_token_id": 2, "cls_token_id": 0, "sep_token_id": 2}
-        sizes = FAMILIES[family] if "dim" in FAMILIES[family] else SIZES | FAMILIES[family]
+        sizes = FAMILIES[family] if {"dim", "d_model"} & FAMILIES[family].keys() else SIZES | FAMILIES[family]
         sizes = {"max_position_embeddings": 66, "pad_token_id": 1} | sizes | ids
         torch.manual_seed(3)
         config = AutoConfig.for_model(family, vocab_size=len(vocabulary), **sizes)

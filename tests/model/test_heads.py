@@ -2,13 +2,14 @@ from itertools import permutations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from transformers import AutoModelForSequenceClassification
 
 from kitune.errors import UserError
-from kitune.model.heads import map_head, output_layer, start_at_priors
+from kitune.model.heads import LabelScale, map_head, output_layer, start_at_priors
 
 OLD = ("bad", "fine", "good")
 
@@ -98,9 +99,44 @@ def test_a_new_head_of_many_labels_predicts_each_share(tiny_model: Path) -> None
 
 
 def test_a_new_head_of_a_regression_predicts_the_mean(tiny_model: Path) -> None:
-    network = network_with(tiny_model, num_labels=1)
-    start_at_priors(network, "regression", [2.75])
-    assert logits_of_zero_hidden(network).tolist() == pytest.approx([2.75])
+    network, labels = network_with(tiny_model, num_labels=1), np.asarray([[2000.0], [2040.0]])
+    scale = LabelScale.of(network, labels, None)
+    scale.begin(network, new=True)
+    assert (scale.shift, scale.unit) == (2020.0, 16.0)
+    assert scale.told(logits_of_zero_hidden(network).numpy()) == pytest.approx(2020.0)
+    assert scale.learned(torch.from_numpy(labels)).tolist() == [[-1.25], [1.25]]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_head_learns_in_the_labels_scale_and_is_written_in_their_unit(tiny_model: Path, bias: bool) -> None:
+    network, hidden = network_with(tiny_model, num_labels=1), torch.randn(5, 32, generator=torch.manual_seed(1))
+    if not bias:
+        network.classifier = nn.Linear(32, 1, bias=False)
+    before, weight = network.classifier(hidden).detach(), network.classifier.weight.detach().clone()
+    labels = np.random.default_rng(1).normal(3e5, 2e4, size=(50, 1))
+    scale = LabelScale.of(network, labels, None)
+    assert scale.unit == (2.0**14 if bias else 2.0**18), (
+        "without a bias the labels' distance from zero is to be learned"
+    )
+    scale.begin(network, new=False)
+    np.testing.assert_allclose(scale.told(network.classifier(hidden).detach().numpy()), before, atol=0.05)
+    written = scale.written("classifier.weight", network.classifier.weight.detach())
+    assert torch.equal(written, weight)
+    assert torch.equal(scale.read("classifier.weight", written), network.classifier.weight)
+    assert scale.written("bert.pooler.dense.weight", weight) is weight
+
+
+@pytest.mark.parametrize("labels", [[[3.0]] * 4, [[1e30], [-1e30]], [[0.0], [1e-30]]])
+def test_labels_of_every_spread_have_a_scale(tiny_model: Path, labels: list[list[float]]) -> None:
+    scale = LabelScale.of(network_with(tiny_model, num_labels=1), np.asarray(labels, dtype=np.float32), None)
+    learned = scale.learned(torch.tensor(labels, dtype=torch.float64)).abs()
+    assert 0 <= learned.max() < 2
+
+
+def test_rows_of_no_weight_have_no_say_in_the_scale(tiny_model: Path) -> None:
+    network, weights = network_with(tiny_model, num_labels=1), np.asarray([1.0, 1.0, 0.0], dtype=np.float32)
+    few = LabelScale.of(network, np.asarray([[1.0], [4.0]]), None)
+    assert LabelScale.of(network, np.asarray([[1.0], [4.0], [-9999.0]]), weights) == few
 
 
 @pytest.mark.parametrize(("task", "shares"), [("single-label", [1.0, 0.0, 0.0]), ("multi-label", [1.0, 0.0, 0.5])])

@@ -409,19 +409,41 @@ def test_labels_of_any_size_are_learned_alike(tiny_model: Path, rows: Rows, tmp_
     np.testing.assert_array_equal(answers, large_answers)
 
 
-def test_labels_far_from_zero_are_learned_as_those_around_it(tiny_model: Path, rows: Rows, tmp_path: Path) -> None:
+@pytest.mark.parametrize("plain", [False, True])
+def test_labels_far_from_zero_are_learned_and_answered_as_those_around_it(
+    lively_model: Path, rows: Rows, tmp_path: Path, plain: bool
+) -> None:
     made = rows("regression", 50)
-    options = OPTIONS | {"engine.precision": "bf16", "train.epochs": 4}
-    around, far = (
-        kitune.train(
-            [row | {"label": row["label"] + shift} for row in made],
-            model=tiny_model,
-            out=tmp_path / str(shift),
-            options=options,
-        )
-        for shift in (0, 2000)
-    )
-    assert far.metrics["valid"]["rmse"] == pytest.approx(around.metrics["valid"]["rmse"], rel=0.05)
+    options = OPTIONS | {"engine.precision": "bf16", "engine.plain": plain, "train.dropout": 0.0}
+    answers = []
+    for shift in (0, 2000):
+        of_shift = [row | {"label": row["label"] + shift} for row in made]
+        train(tmp_path / str(shift), of_shift, lively_model, options)()
+        answers.append(kitune.load(tmp_path / str(shift), which="last").predict(made).logits - shift)
+    assert answers[0].std() > 0.03
+    np.testing.assert_allclose(answers[1], answers[0], atol=0.005)
+
+
+def test_rows_without_a_weight_have_no_say_in_the_scale(tiny_model: Path, rows: Rows, tmp_path: Path) -> None:
+    made = [row | {"weight": 1.0} for row in rows("regression", 40)]
+    strange = [row | {"label": -9999.0, "weight": 0.0} for row in rows("regression", 20, seed=3)]
+    options = OPTIONS | {"data.weight": "weight"}
+    run = kitune.train(made + strange, valid=made, model=tiny_model, out=tmp_path / "run", options=options)
+    assert run.metrics["valid"]["rmse"] < 1.0
+
+
+def test_a_regression_of_an_earlier_kitune_is_not_gone_on_with(tiny_model: Path, rows: Rows, tmp_path: Path) -> None:
+    made = rows("regression", 50)
+    train(tmp_path / "run", made, tiny_model, OPTIONS)()
+    (state,) = (tmp_path / "run" / "checkpoints").glob("*10/state.json")
+    saved = json.loads(state.read_text())
+    del saved["output_bias"]
+    state.write_text(json.dumps(saved))
+    (state.parent / checkpoint.MANIFEST).unlink()
+    manifest = json.dumps(checkpoint.manifest_of(state.parent))
+    (state.parent / checkpoint.MANIFEST).write_text(manifest)
+    with pytest.raises(UserError, match="of a kitune that learned numbers as they are"):
+        resume(tmp_path / "run", made, options={"train.epochs": 3})
 
 
 def test_a_run_goes_on_from_a_regression_with_its_head(tiny_model: Path, rows: Rows, tmp_path: Path) -> None:
