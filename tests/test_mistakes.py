@@ -297,7 +297,9 @@ def a_text_in_the_place_of_data(here: Path) -> Words:
     return ["predict", str(here / "run"), "arrived broken"]
 
 
-@mistake("WORLD_SIZE=2 is set, and the processes do not find each other", "unset WORLD_SIZE", WORLD_SIZE="2")
+@mistake(
+    "WORLD_SIZE=2 is set and RANK is not: the processes cannot find each other", "unset WORLD_SIZE", WORLD_SIZE="2"
+)
 def processes_without_a_launcher(here: Path) -> Words:
     return train(here, "tickets.csv")
 

@@ -115,11 +115,12 @@ def connect(options: EngineOptions, *, alone: bool = False) -> Machine:
         # The others wait while the first process reads and tokenizes: longer than the usual ten minutes, on large data.
         patience = InitProcessGroupKwargs(timeout=timedelta(hours=6))
         launch = command("torchrun", "--nproc-per-node", world_size, "-m", "kitune", "train", "...")
-        try:
-            accelerator = Accelerator(cpu=not on_cuda, kwargs_handlers=[patience])
-        except (ValueError, RuntimeError) as error:  # WORLD_SIZE without the rest of what a launcher sets
-            problem = f"WORLD_SIZE={world_size} is set, and the processes do not find each other: {error}"
-            raise UserError(problem, fix=f"{launch}; or unset WORLD_SIZE") from None
+        # Before anything is connected: what fails half way stays in the process.
+        for variable in ("RANK", "MASTER_ADDR", "MASTER_PORT"):
+            if variable not in os.environ:
+                problem = f"WORLD_SIZE={world_size} is set and {variable} is not: the processes cannot find each other"
+                raise UserError(problem, fix=f"{launch}; or unset WORLD_SIZE")
+        accelerator = Accelerator(cpu=not on_cuda, kwargs_handlers=[patience])
         if accelerator.num_processes != world_size:
             problem = f"{world_size} processes were started and {accelerator.num_processes} found each other"
             raise UserError(problem, fix=launch)
