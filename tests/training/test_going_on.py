@@ -375,9 +375,11 @@ def test_ctrl_c_after_the_last_update_tells_how_to_go_on(
         return scored(*given, best=best, **told)
 
     monkeypatch.setattr(finetune, "scored", interrupted)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which a suite in the background has not
     with pytest.raises(KeyboardInterrupt, match=f"^kitune train --resume {tmp_path}"):
         train(tmp_path / "run", data, tiny_model, OPTIONS)()
     assert not (tmp_path / "run" / "metrics.json").exists()
+    signal.signal(signal.SIGINT, before)
     monkeypatch.undo()
     resume(tmp_path / "run", data)
     assert json.loads((tmp_path / "run" / "metrics.json").read_text())["step"] == 10
