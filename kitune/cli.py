@@ -374,18 +374,18 @@ def mistyped(error: typer.TyperException, words: list[str], known: Mapping[str, 
     """The error for words that are no command: with the option of --set that an unknown flag seems to mean."""
     from kitune.config import nearest_option, option_names
 
-    name = words[0] if words[0] in known else ""
-    fix = f"{command('kitune', *[name][: len(name)])} --help shows what there is"
-    flag = getattr(error, "option_name", None)
-    own = {word for option in known[name].params for word in option.opts} if name else {flag}
-    if flag is None or not flag.startswith("--") or flag in own or "--set" not in own:
-        return UserError(error.format_message(), fix=fix)
+    name = words[0] if words[0] in known else None
+    fix = f"{'kitune' if name is None else f'kitune {name}'} --help shows what there is"
+    as_told = UserError(error.format_message(), fix=fix)
+    flag = getattr(error, "option_name", None) or ""
+    own = {word for option in known[name].params for word in option.opts} if name else set()
+    if not flag.startswith("--") or flag in own or "--set" not in own:
+        return as_told
     of_command = [one for one in option_names() if name in ("train", "doctor") or one.startswith("data.")]
-    key = flag.lstrip("-").replace("-", "_")
+    key = flag.removeprefix("--").replace("-", "_")
     near = nearest_option(key, of_command)
-    misspelt = difflib.get_close_matches(flag, own) and near is not None and not near.endswith(f".{key}")
-    if near is None or misspelt:
-        return UserError(error.format_message(), fix=fix)
+    if near is None or (not near.endswith(f".{key}") and difflib.get_close_matches(flag, own)):
+        return as_told
     given = next(word for word in words if word.partition("=")[0] == flag)
     value = given.partition("=")[2] or next(iter(words[words.index(given) + 1 :]), "")
     return UserError(f"there is no option {flag}", fix=f"did you mean {command('--set', f'{near}={value}')}? " + fix)

@@ -34,7 +34,7 @@ from kitune.training.loop import Epochs, State, Training
 from kitune.training.optimizer import FlatAdamW
 from kitune.training.probe import estimate
 
-# Of a schedule, of which every step costs microseconds.
+# Of a schedule with options of its own.
 SAMPLED_RATES = 1_000
 
 
@@ -241,8 +241,11 @@ def training_for(
 
 def require_rates(training: Training) -> None:
     """Refuse options of a schedule that give no rates from 0 to its peak."""
-    peak, total = float(training.options.learning_rate), training.epochs.total_steps
-    for step in np.unique(np.linspace(0, max(0, total - 1), SAMPLED_RATES, dtype=np.int64)):
+    peak, last = float(training.options.learning_rate), max(0, training.epochs.total_steps - 1)
+    count = (
+        SAMPLED_RATES if training.options.schedule_options else 1
+    )  # without any, all that can lack is told at the first
+    for step in np.unique(np.linspace(0, last, count, dtype=np.int64)):
         try:
             rate = training.learning_rate(State(peak=peak, planned_epochs=0, step=int(step)))
             wrong = not 0 <= rate <= peak * (1 + 1e-9)

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from tqdm.auto import tqdm as notebook_bar
 
 from kitune.metrics import without_nan
-from kitune.notebook import in_notebook, say
+from kitune.notebook import in_notebook
 
 
 def resident_mb() -> float:
@@ -85,11 +85,6 @@ class Journal:
             staging = self._log.with_name(".log.json")
             staging.write_text(json.dumps(without_nan(log), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
             staging.replace(self._log)
-
-    def say(self, text: str) -> None:
-        """Say a line, once."""
-        if self._writes:
-            say(text)
 
     def close(self) -> None:
         """Close bar and file."""

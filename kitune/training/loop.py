@@ -190,7 +190,7 @@ def fit(
                 if scores:
                     improved = evaluated(training, state, evaluate(epoch), epoch, ends=ends)
                     training.network.train()
-                    journal.say(progress_line(state, epoch, options))
+                    training.machine.say(progress_line(state, epoch, options))
                 due = ends or falls_due(options.checkpoint_every, state.step)
                 saves = due or improved or state.stopped or signalled
                 if scores or saves:
